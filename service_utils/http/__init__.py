@@ -1,0 +1,1 @@
+"""What knows ``requests`` and ``urllib3``: the transport, classification, tokens and the inbound context."""

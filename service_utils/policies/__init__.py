@@ -1,0 +1,1 @@
+"""Decisions, pure and without HTTP: each module is one policy with its configuration beside it."""

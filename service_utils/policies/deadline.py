@@ -1,0 +1,49 @@
+"""Deadline: a moment on the monotonic clock by which a whole call must have ended."""
+
+from __future__ import annotations
+
+import math
+
+from service_utils.clock import SYSTEM, Clock
+
+__all__ = ["Deadline"]
+
+
+class Deadline:
+    """A moment that does not move, however often one asks how far away it is. Immutable, for any thread.
+
+    Args:
+        at: The moment, in seconds on the clock's ``monotonic``.
+        clock: The clock it is read from.
+    """
+
+    __slots__ = ("_clock", "at")
+
+    def __init__(self, at: float, clock: Clock = SYSTEM) -> None:
+        if math.isnan(at):
+            raise ValueError(f"at={at!r}: must be a number of seconds")
+        self.at = at
+        self._clock = clock
+
+    @classmethod
+    def after(cls, seconds: float, clock: Clock = SYSTEM) -> Deadline:
+        """The deadline so many seconds from now.
+
+        Raises:
+            ValueError: ``seconds`` is negative or not a number.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"seconds={seconds!r}: must be a number >= 0")
+        return cls(clock.monotonic() + seconds, clock)
+
+    def remaining(self) -> float:
+        """Seconds left, never below 0.0."""
+        return max(self.at - self._clock.monotonic(), 0.0)
+
+    @property
+    def expired(self) -> bool:
+        """Whether no time is left."""
+        return self._clock.monotonic() >= self.at
+
+    def __repr__(self) -> str:
+        return f"Deadline(remaining={self.remaining():.3f})"
