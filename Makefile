@@ -1,0 +1,87 @@
+# `make` lists what there is to do. Nothing has to be installed before but Python >= 3.11 with pip.
+#   make run ARGS="--only chroma"     arguments for the command behind the target
+#   make PYTHON=/opt/bin/python3.12   another interpreter than the one found on the path
+#   make VENV=/tmp/venv test          another place for the virtual environment
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run test lint format demo docs bench clean
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+COVERAGE_MINIMUM := 95
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## *\(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+run: $(VENV)/.for-run  ## start the backend and its four local services; Ctrl-C stops them
+	$(BIN)/python -m backend $(ARGS)
+
+demo: $(VENV)/.for-run  ## play an outage from first failure to recovery, with live output
+	$(BIN)/python -m backend.demo $(ARGS)
+
+test: $(VENV)/.for-work  ## run all tests; prints branch coverage of service_utils
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile \
+		--cov=service_utils --cov-branch --cov-fail-under=$(COVERAGE_MINIMUM) $(ARGS)
+
+lint: $(VENV)/.for-work  ## check style, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(VENV)/.for-work  ## put the code into its form, repairing what can be repaired
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.for-work  ## check that the links between the Markdown pages lead somewhere
+	$(BIN)/python -m pytest -q tests/test_docs.py $(ARGS)
+
+bench: $(VENV)/.for-work  ## run every script in benchmarks/
+	@set -e; found=; for script in benchmarks/*.py; do \
+		[ -e "$$script" ] || continue; found=yes; \
+		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
+	done; [ -n "$$found" ] || echo "There are no benchmarks yet: benchmarks/ holds no script."
+
+clean:  ## remove the virtual environment, caches and build output; keeps var/
+	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.* coverage.xml
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./var -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+	@[ ! -d var ] || echo "Kept var/: the data of your local services. Remove it by hand if you want to lose it."
+
+# Two stamps: what runs the backend, and what works on it. Each is made again when the metadata change.
+$(VENV)/.for-run: setup.cfg pyproject.toml $(BIN)/python
+	@echo 'Installing what the backend needs'
+	@$(PIP) install --editable '.[backend]'
+	@touch $@
+
+$(VENV)/.for-work: setup.cfg pyproject.toml $(BIN)/python
+	@echo 'Installing all extras and the tools of the tests'
+	@$(PIP) install --editable '.[backend,all,test,dev]'
+	@touch $@ $(VENV)/.for-run
+
+# Debian has Pythons without ensurepip; there the interpreter's own pip puts one into the environment.
+$(BIN)/python:
+	@set -e; found=; for each in $(or $(PYTHON),python3.13 python3.12 python3.11 python3); do \
+		if "$$each" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			found=$$each; break; \
+		fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Python 3.11 or later with its venv module is needed; none among:" \
+			"$(or $(PYTHON),python3.13 python3.12 python3.11 python3). Install one, or name it: make PYTHON=..." >&2; \
+		exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$("$$found" --version)"; \
+	if "$$found" -c 'import ensurepip' 2>/dev/null; then \
+		"$$found" -m venv --clear "$(VENV)"; \
+	else \
+		"$$found" -m venv --clear --without-pip "$(VENV)"; \
+		"$$found" -m pip --quiet --python "$(BIN)/python" install pip; \
+	fi; \
+	"$(BIN)/python" -m pip --version >/dev/null
