@@ -1,24 +1,17 @@
-"""What all local services share: the guarded Flask app, request models, and a server that stops cleanly."""
+"""What all local services share: the guarded Flask app, request models, refusals and (``serving``) the server."""
 
 from __future__ import annotations
 
-import argparse
-import errno
 import logging
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, Protocol, TypeVar, cast
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from waitress.server import create_server
 
+from backend.services.serving import Server, data_dir, open_server, projects_dir, serve, service_parser
+from service_utils.http.context import bind_context, new_request_id, unbind_context, valid_request_id
 from service_utils.integrations.flask.problems import problem, register_problem_handlers
 from service_utils.integrations.flask.tokens import check_internal_token
 
@@ -44,20 +37,9 @@ DEFAULT_MAX_BODY = 16 * 2**20
 
 _OPEN_ENDPOINTS = frozenset({"health", "ready"})
 _MOST_ERRORS_LISTED = 20
+_RETRY_STORAGE_AFTER = "1"
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-class Server(Protocol):
-    """What is used of a waitress server."""
-
-    def run(self) -> None:
-        """Serve until SystemExit is raised in this thread, then finish what is running and return."""
-        ...
-
-    def close(self) -> None:
-        """Give the address back."""
-        ...
 
 
 class RequestModel(BaseModel):
@@ -97,7 +79,10 @@ class Refusal(Exception):
 
 
 def make_service_app(name: str, *, ready: Callable[[], None], max_body: int = DEFAULT_MAX_BODY) -> Flask:
-    """A Flask app with ``/health`` and ``/ready``, the internal token before all else, and problem JSON errors.
+    """A Flask app with ``/health`` and ``/ready``, the internal token before all else, problem JSON errors.
+
+    The caller's ``X-Request-ID`` (a new one, if that is missing or malformed) is bound during the request and
+    sent back.
 
     Args:
         name: The service's short name, as in its address setting: ``chroma``, ``filesystem``…
@@ -112,16 +97,45 @@ def make_service_app(name: str, *, ready: Callable[[], None], max_body: int = DE
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.url_map.strict_slashes = False
+    _carry_request_id(app)
+    app.before_request(_require_token)
     register_problem_handlers(app)
     app.register_error_handler(Refusal, Refusal.answer)
-    app.before_request(_require_token)
+    app.register_error_handler(sqlite3.OperationalError, _storage_unavailable)
     app.add_url_rule("/health", "health", lambda: jsonify(status="ok", service=name))
     app.add_url_rule("/ready", "ready", lambda: _readiness(name, ready))
     return app
 
 
+def _carry_request_id(app: Flask) -> None:
+    def bind() -> None:
+        given = request.headers.get("X-Request-ID")
+        g.request_id = given if given is not None and valid_request_id(given) else new_request_id()
+        g.context_token = bind_context(request_id=g.request_id)
+
+    def answer(response: Response) -> Response:
+        response.headers["X-Request-ID"] = g.request_id
+        return response
+
+    def unbind(_error: BaseException | None) -> None:
+        token = g.pop("context_token", None)
+        if token is not None:
+            unbind_context(token)
+
+    app.before_request(bind)
+    app.after_request(answer)
+    app.teardown_request(unbind)
+
+
 def _require_token() -> Response | None:
     return None if request.endpoint in _OPEN_ENDPOINTS else check_internal_token()
+
+
+def _storage_unavailable(error: sqlite3.OperationalError) -> Response:
+    logger.error("%s %s failed in the database: %s", request.method, request.path, error)
+    return problem(
+        503, detail="the storage is busy or out of order", headers={"Retry-After": _RETRY_STORAGE_AFTER}
+    )
 
 
 def _readiness(name: str, ready: Callable[[], None]) -> Response:
@@ -172,114 +186,3 @@ def _validated(validate: Callable[[], Model]) -> Model:
     ]
     first = errors[0]
     raise Refusal(400, f"{first['field']}: {first['message']}", field=first["field"], errors=errors)
-
-
-def data_dir(service: str) -> Path:
-    """Where a service keeps its data: ``$VAR_DIR/<service>``, ``./var/<service>`` without the variable."""
-    return Path(os.environ.get("VAR_DIR") or "var") / service
-
-
-def projects_dir() -> Path:
-    """The folder of all projects' files, which the filesystem service writes and the git service reads.
-
-    ``$PROJECTS_DIR``, else ``projects`` in the filesystem service's data folder.
-    """
-    given = os.environ.get("PROJECTS_DIR")
-    return Path(given) if given else data_dir("filesystem") / "projects"
-
-
-def service_parser(name: str, port: int) -> argparse.ArgumentParser:
-    """The command line all services understand: ``--host --port --data --threads``."""
-    parser = argparse.ArgumentParser(prog=f"python -m backend.services.{name}")
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
-    parser.add_argument("--port", type=_port, default=port, help="0 picks a free one (default: %(default)s)")
-    parser.add_argument(
-        "--data", type=Path, default=data_dir(name), help="data folder (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=_positive, default=8, help="worker threads (default: %(default)s)")
-    return parser
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError(f"a port is a number from 0 to 65535, got {text}")
-    return port
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"at least 1, got {text}")
-    return number
-
-
-def serve(app: Flask, *, host: str = "127.0.0.1", port: int, name: str, threads: int = 8) -> None:
-    """Serve ``app`` until SIGTERM or SIGINT; requests being answered are finished (at most 5 s).
-
-    Prints ``<name> listening on http://<host>:<port>`` once connections are accepted; port 0 picks a free one.
-
-    Raises:
-        SystemExit: With code 1 and one line on stderr when the address cannot be bound.
-    """
-    server, bound_port = _server_or_exit(app, host, port, name, threads)
-    with _stopped_by_signals():
-        print(f"{name} listening on {_address(host, bound_port)}", flush=True)
-        server.run()
-    server.close()
-
-
-def open_server(
-    app: Flask, *, host: str = "127.0.0.1", port: int = 0, threads: int = 8
-) -> tuple[Server, int]:
-    """A waitress server bound to the address but not running yet, and its port.
-
-    Raises:
-        OSError: The address cannot be bound.
-        ValueError: The host has no address.
-    """
-    limit = app.config["MAX_CONTENT_LENGTH"]
-    # Flask's own limit answers with problem JSON; waitress' coarser one only keeps floods off the disk.
-    bounds = {} if limit is None else {"max_request_body_size": 4 * limit}
-    server: Any = create_server(app, host=host, port=port, threads=threads, ident=None, **bounds)
-    # A name with several addresses (localhost: IPv4 and IPv6) makes a server of several sockets.
-    several: list[tuple[str, int | str]] = getattr(server, "effective_listen", [])
-    return cast(Server, server), int(several[0][1] if several else server.effective_port)
-
-
-def _server_or_exit(app: Flask, host: str, port: int, name: str, threads: int) -> tuple[Server, int]:
-    try:
-        return open_server(app, host=host, port=port, threads=threads)
-    except (OSError, ValueError) as error:
-        _exit_unbound(_address(host, port), name, error)
-
-
-def _exit_unbound(address: str, name: str, error: OSError | ValueError) -> NoReturn:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        cause = "the port is in use"
-    else:
-        cause = getattr(error, "strerror", None) or str(error)
-    print(f"{name} cannot listen on {address}: {cause}", file=sys.stderr)
-    raise SystemExit(1) from error
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Make both signals end ``server.run()``, which takes SystemExit as the word to finish and return."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only; whoever started this one stops it
-        return
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(0)
