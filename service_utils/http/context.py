@@ -1,7 +1,7 @@
-"""What belongs to the inbound request and travels with the outbound calls: its id, its deadline and its trace.
+"""What belongs to the inbound request and travels with outbound calls: its id, its deadline and its trace.
 
-Whoever receives a request binds them, the client reads them at each call. They live in one context variable, so that
-threads and tasks never see each other's. A new thread starts without them: :func:`propagate` and
+Whoever receives a request binds them, the client reads them at each call. They live in one context variable,
+so that threads and tasks never see each other's. A new thread starts without them: :func:`propagate` and
 :class:`ContextThreadPoolExecutor` carry them (and every other context variable) along.
 """
 
@@ -100,8 +100,8 @@ def bind_context(
 def unbind_context(token: ContextToken) -> None:
     """Bring back what was bound before :func:`bind_context` gave out this token.
 
-    From another context than the one it was bound in (an abandoned generator that the garbage collector closes in
-    some other thread, say) there is nothing to bring back, and nothing is changed.
+    From another context than the one it was bound in (an abandoned generator that the garbage collector
+    closes in some other thread, say) there is nothing to bring back, and nothing is changed.
 
     Raises:
         RuntimeError: The token was used before.
@@ -139,7 +139,7 @@ def valid_request_id(text: str | None) -> bool:
 
 
 def trace_headers(traceparent: str | None, tracestate: str | None = None) -> dict[str, str]:
-    """The trace headers to pass on, of those received: valid ones only, and no ``tracestate`` without its parent."""
+    """The trace headers to pass on, of those received: valid ones, and no ``tracestate`` on its own."""
     if traceparent is None or not valid_traceparent(traceparent):
         return {}
     headers = {"traceparent": traceparent}
@@ -174,8 +174,8 @@ def propagate(func: Callable[P, T]) -> Callable[P, T]:
     neither the others nor the caller see.
 
     Raises:
-        TypeError: ``func`` cannot be called, or is a coroutine function; those need no help, tasks carry their
-            context along.
+        TypeError: ``func`` cannot be called, or is a coroutine function; those need no help, tasks carry
+            their context along.
     """
     if not callable(func):
         raise TypeError(f"func={func!r}: must be callable")
