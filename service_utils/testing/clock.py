@@ -24,16 +24,16 @@ class _Sleeper:
 class FakeClock:
     """A clock for ``clock=`` arguments under test. May be shared by any number of threads.
 
-    In the thread that made the clock nobody else could move the time, so there ``sleep`` and ``async_sleep`` do it
-    themselves and return at once. In any other thread they wait until :meth:`advance` has gone past their time;
-    those that are due leave in the order of their due times, and all of them see the time after the whole step.
+    In the thread that made the clock nobody else could move the time, so there ``sleep`` and ``async_sleep``
+    do it themselves and return at once. In any other thread they wait until :meth:`advance` has reached their
+    time; those that are due leave in the order of their due times, and all see the time after the whole step.
 
     Args:
         start: What :meth:`monotonic` says at first, in seconds.
         now: What :meth:`now` says at first, an aware datetime; 2024-01-01 00:00 UTC when left out.
         auto_advance: True: every thread that sleeps moves the time itself; False: none does, all wait for
             :meth:`advance`; None: the rule above.
-        patience: Real seconds after which a sleeper whom nobody wakes raises RuntimeError, so that no test hangs.
+        patience: Real seconds after which a sleeper whom nobody wakes raises RuntimeError, lest a test hangs.
 
     Raises:
         ValueError: A number is not finite, ``patience`` is not above 0, or ``now`` is naive.
@@ -135,7 +135,7 @@ class FakeClock:
 
     @property
     def slept(self) -> list[float]:
-        """The seconds of every ``sleep`` and ``async_sleep`` so far, in the order in which they were asked for."""
+        """The seconds every ``sleep`` and ``async_sleep`` so far has asked for, in that order."""
         with self._changed:
             return list(self._slept)
 
@@ -205,9 +205,10 @@ class FakeClock:
         self._changed.notify_all()
 
     def _forgotten(self, seconds: float) -> RuntimeError:
+        thread = threading.current_thread().name
         return RuntimeError(
-            f"FakeClock.sleep({seconds!r}) in {threading.current_thread().name} waited {self._patience:g} real "
-            "seconds and nobody advanced the clock far enough"
+            f"{thread} sleeps {seconds!r} s on a FakeClock that nobody has advanced that far "
+            f"in {self._patience:g} real seconds"
         )
 
 
