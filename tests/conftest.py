@@ -1,0 +1,65 @@
+"""What all tests share: an environment without settings, and how long Hypothesis may think."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Settings of the packages, and what requests reads by itself (certificates, proxies).
+_PREFIXES = (
+    "API_",
+    "AUTH_",
+    "BACKEND_",
+    "BILLING_",
+    "CHAT_",
+    "CHROMA_",
+    "CIRCUIT_BREAKER_",
+    "FILESYSTEM_",
+    "GIT_",
+    "INTERNAL_",
+    "LLM_",
+    "SERVICE_UTILS_",
+)
+_SUFFIXES = ("_SERVER_URL", "_PROXY")
+_NAMES = (
+    "CURL_CA_BUNDLE",
+    "MAX_BODY_BYTES",
+    "PROJECTS_DIR",
+    "REQUESTS_CA_BUNDLE",
+    "REQUEST_DEADLINE",
+    "SSL_CERT_FILE",
+    "VAR_DIR",
+)
+
+# How long one example takes says nothing on a busy machine. A build prints how to replay a failed one.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def _is_setting(name: str) -> bool:
+    name = name.upper()
+    return name.startswith(_PREFIXES) or name.endswith(_SUFFIXES) or name in _NAMES
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment_without_settings() -> Iterator[None]:
+    """Whatever the machine has set, neither tests nor servers that live for a whole module see it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in filter(_is_setting, tuple(os.environ)):
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def environment_as_it_was(environment_without_settings: None) -> Iterator[None]:
+    """What a test or the code under it leaves in the environment is gone before the next one."""
+    before = dict(os.environ)
+    yield
+    before["PYTEST_CURRENT_TEST"] = os.environ.get("PYTEST_CURRENT_TEST", "")
+    if dict(os.environ) != before:
+        os.environ.clear()
+        os.environ.update(before)
