@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["service_utils.testing.fixtures"]
+
 # Settings of the packages, and what requests reads by itself (certificates, proxies).
 _PREFIXES = (
     "API_",
