@@ -1,7 +1,7 @@
 """Errors as ``application/problem+json`` (RFC 9457), with words that are safe to show to anybody.
 
 What an answer says about a failed call to another service is its display name and what became of the call: no
-address, no header, no text of the exception. Those are in the log.
+address, no header, no text of the exception. The client's own log lines tell those.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _from_request_exception(clock: Clock, error: requests.RequestException) -> R
     status = _status(error)
     service = _service_name(error)
     known_as = request_id()
-    kind = type(error).__name__
-    current_app.logger.warning("[%s] Request %s was answered with %d (%s)", service, known_as, status, kind)
+    text = "Request %s was answered with %d because of a %s"
+    current_app.logger.info(text, known_as, status, type(error).__name__)
     after = _retry_after(error, clock)
     if after is None and status == 503:
         after = _RETRY_AFTER_UNKNOWN
