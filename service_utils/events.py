@@ -1,13 +1,15 @@
 """What happens, as values, and how it is told to those who listen.
 
-Clients, breakers and fallbacks tell their story in the frozen dataclasses below. Log lines, metrics and traces are
-listeners: any callable that takes one event. A listener runs in the thread in which the thing happened, never under
-a lock, and its bugs stop with it: an ``Exception`` out of a listener is logged and changes nothing.
+Clients, breakers and fallbacks tell their story in the frozen dataclasses below. Log lines, metrics and
+traces are listeners: any callable that takes one event. A listener runs in the thread in which the thing
+happened, never under a lock, and its bugs stop with it: an ``Exception`` out of a listener is logged and
+changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,7 +145,7 @@ class FallbackUsed(Event):
     Attributes:
         pattern: ``fail_open``, ``fail_closed``, ``best_effort`` or ``chain``.
         strategy: What answered instead, or what was given up.
-        status: ``success`` (the strategy answered), ``failure`` (it failed too), ``skipped`` (nothing answers).
+        status: ``success`` (the strategy answered), ``failure`` (it failed too), ``skipped`` (nothing did).
         reason: Why the first choice failed, in words.
         detail: The sentence of the error it failed with.
     """
@@ -165,42 +167,55 @@ class DeadLetterAdded(Event):
 
 
 class Listener(Protocol):
-    """Anything that can be called with one event. It must not block for long: the caller's request waits for it."""
+    """Anything that can be called with one event. It must not block: the caller's request waits for it."""
 
     def __call__(self, event: Any, /) -> object:
         """Take note of the event."""
         ...
 
 
-_subscribers: tuple[Listener, ...] = ()
+# By subscription. Replaced, never changed, so that telling an event needs no lock.
+_subscribers: dict[object, Listener] = {}
+_subscribing = threading.Lock()
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:
-    """Have every event of this process told to a listener. Returns the function that ends this."""
+    """Have every event of this process told to a listener, once for each time it is subscribed.
+
+    Returns:
+        The function that ends this subscription.
+
+    Raises:
+        TypeError: ``listener`` is not callable.
+    """
     global _subscribers
     if not callable(listener):
         raise TypeError(f"listener={listener!r}: must be a callable that takes one event")
-    _subscribers = (*_subscribers, listener)
+    subscription = object()
+    with _subscribing:
+        _subscribers = {**_subscribers, subscription: listener}
 
     def unsubscribe() -> None:
         global _subscribers
-        _subscribers = tuple(each for each in _subscribers if each is not listener)
+        with _subscribing:
+            _subscribers = {key: each for key, each in _subscribers.items() if key is not subscription}
 
     return unsubscribe
 
 
 def notify(listeners: Iterable[Listener], event: Event) -> None:
     """Tell an event to the given listeners, then to those of the whole process; none can break the caller."""
-    for listener in (*listeners, *_subscribers):
+    for listener in (*listeners, *_subscribers.values()):
         try:
             listener(event)
-        except Exception:
-            _report(listener, event)
+        except Exception as error:
+            _report(listener, event, error)
 
 
-def _report(listener: Listener, event: Event) -> None:
+def _report(listener: Listener, event: Event, error: Exception) -> None:
     try:
-        _logger.exception("[%s] Listener %r failed on %s", event.service, listener, type(event).__name__)
+        text = "[%s] Listener %r failed on %s"
+        _logger.error(text, event.service, listener, type(event).__name__, exc_info=error)
     except Exception:
         # A logging handler that raises is the last thing left to tell, and there is nobody to tell it to.
         return
