@@ -43,14 +43,14 @@ class _Rejections:
 class LoggingListener:
     """Writes one line per event; the fields of the event travel in ``extra`` for structured logs.
 
-    Rejected requests are told when they begin, and then at most once a second with the number left out, so that an
-    outage under load does not become an outage of the disk. May be called from any thread.
+    Rejected requests are told when they begin, and then at most once a second with the number left out, lest
+    an outage under load becomes an outage of the disk. May be called from any thread.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self._logger = logger if logger is not None else logging.getLogger("service_utils")
         self._lock = threading.Lock()
-        self._rejections: dict[str, _Rejections] = {}
+        self._rejections: dict[tuple[str, str], _Rejections] = {}  # by service and name
         self._writers: dict[type[Event], Callable[[Any], None]] = {
             AttemptStarted: self._attempt_started,
             AttemptFailed: self._attempt_failed,
@@ -69,88 +69,90 @@ class LoggingListener:
             writer(event)
 
     def _write(self, level: int, event: Event, text: str, *args: object, **fields: object) -> None:
+        """Write ``text``, whose first place is for the service."""
         if self._logger.isEnabledFor(level):
             extra = {"service": event.service, "client": event.name, "event": type(event).__name__, **fields}
-            self._logger.log(level, "[%s] " + text, event.service, *args, extra=extra)
+            self._logger.log(level, text, event.service, *args, extra=extra)
 
     def _attempt_started(self, event: AttemptStarted) -> None:
-        self._write(
-            logging.DEBUG,
-            event,
-            "%s %s (attempt %d/%d)",
-            event.method,
-            event.path,
-            event.number,
-            event.max_attempts,
-            **_attempt_fields(event),
-        )
+        if not self._logger.isEnabledFor(logging.DEBUG):
+            return  # told of every attempt and rarely wanted: no fields are gathered for nothing
+        args = (event.method, event.path, event.number, event.max_attempts)
+        self._write(logging.DEBUG, event, "[%s] %s %s (attempt %d/%d)", *args, **_attempt_fields(event))
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
-        fields = {**_attempt_fields(event), "error": event.detail, "status": event.status, "duration": event.duration}
+        args: tuple[object, ...] = (event.number, event.max_attempts, event.detail)
+        text = "[%s] Attempt %d/%d not made: %s"
         if event.kind is FailureKind.STATUS:
-            text, args = "Server error %s on attempt %d/%d", (event.status, event.number, event.max_attempts)
+            args = (event.status, event.number, event.max_attempts)
+            text = "[%s] Server error %s on attempt %d/%d"
         elif event.kind is FailureKind.TIMEOUT:
-            text, args = "Timeout on attempt %d/%d: %s", (event.number, event.max_attempts, event.detail)
+            text = "[%s] Timeout on attempt %d/%d: %s"
         elif event.kind in (FailureKind.CONNECTION, FailureKind.BODY):
-            text, args = "Connection failed on attempt %d/%d: %s", (event.number, event.max_attempts, event.detail)
-        else:
-            text, args = "Attempt %d/%d not made: %s", (event.number, event.max_attempts, event.detail)
-        self._write(logging.WARNING, event, text, *args, **fields)
+            text = "[%s] Connection failed on attempt %d/%d: %s"
+        fields = {"error": event.detail, "status": event.status, "duration": event.duration}
+        self._write(logging.WARNING, event, text, *args, **_attempt_fields(event), **fields)
 
     def _retry_scheduled(self, event: RetryScheduled) -> None:
-        fields = {**_attempt_fields(event), "delay": event.delay}
-        self._write(logging.WARNING, event, "Retrying in %s...", seconds_in_words(event.delay), **fields)
+        text, delay = "[%s] Retrying in %s...", seconds_in_words(event.delay)
+        self._write(logging.WARNING, event, text, delay, **_attempt_fields(event), delay=event.delay)
 
     def _call_finished(self, event: CallFinished) -> None:
         record = event.record
-        if not record.attempts:
+        if record.ended is EndReason.SUCCESS:
+            if self._logger.isEnabledFor(logging.DEBUG):
+                text = "[%s] ✓ %s %s succeeded"
+                self._write(logging.DEBUG, event, text, record.method, record.path, **_call_fields(event))
+        elif record.attempts:
+            self._call_failed(event, len(record.attempts))
+
+    def _call_failed(self, event: CallFinished, tried: int) -> None:
+        fields = _call_fields(event)
+        if event.record.ended is EndReason.ATTEMPTS_EXHAUSTED:
+            self._write(logging.ERROR, event, "[%s] ✗ All %d retry attempts failed", tried, **fields)
             return
-        fields: dict[str, object] = {
-            "method": record.method,
-            "path": record.path,
-            "attempts": len(record.attempts),
-            "request_id": record.request_id,
-            "ended": record.ended.value,
-            "duration": record.duration,
-        }
-        if record.ended is EndReason.SUCCESS or (event.error_type is None and record.ended is not EndReason.REFUSED):
-            if record.ended is EndReason.SUCCESS:
-                self._write(logging.DEBUG, event, "✓ %s %s succeeded", record.method, record.path, **fields)
-                return
-        if record.ended is EndReason.ATTEMPTS_EXHAUSTED:
-            self._write(logging.ERROR, event, "✗ All %d retry attempts failed", len(record.attempts), **fields)
-        else:
-            reason = record.ended.value.replace("_", " ")
-            text = "✗ Giving up after attempt %d/%d (%s)"
-            self._write(logging.ERROR, event, text, len(record.attempts), event.max_attempts, reason, **fields)
+        reason = event.record.ended.value.replace("_", " ")
+        text = "[%s] ✗ Giving up after attempt %d/%d (%s)"
+        self._write(logging.ERROR, event, text, tried, event.max_attempts, reason, **fields)
 
     def _circuit_changed(self, event: CircuitChanged) -> None:
         with self._lock:
-            self._rejections.pop(event.service, None)
-        fields = {"from_state": event.from_state.value, "to_state": event.to_state.value, "reason": event.reason}
+            self._rejections.pop((event.service, event.name), None)
+        fields = {
+            "from_state": event.from_state.value,
+            "to_state": event.to_state.value,
+            "reason": event.reason,
+            "generation": event.generation,
+        }
         if event.to_state is CircuitState.HALF_OPEN:
-            self._write(logging.INFO, event, "Circuit breaker entering HALF_OPEN state", **fields)
+            self._write(logging.INFO, event, "[%s] Circuit breaker entering HALF_OPEN state", **fields)
         elif event.to_state is CircuitState.CLOSED:
-            self._write(logging.INFO, event, "Circuit breaker CLOSED (%s)", event.reason, **fields)
+            self._write(logging.INFO, event, "[%s] Circuit breaker CLOSED (%s)", event.reason, **fields)
         elif event.to_state is CircuitState.DISABLED:
-            self._write(logging.WARNING, event, "Circuit breaker DISABLED (%s)", event.reason, **fields)
+            self._write(logging.WARNING, event, "[%s] Circuit breaker DISABLED (%s)", event.reason, **fields)
         else:
-            self._write(logging.ERROR, event, "Circuit breaker OPEN (%s)", event.reason, **fields)
+            self._write(logging.ERROR, event, "[%s] Circuit breaker OPEN (%s)", event.reason, **fields)
 
     def _circuit_rejected(self, event: CircuitRejected) -> None:
         unsaid = self._count_rejection(event)
         if unsaid is None:
             return
         more = f" ({unsaid} more)" if unsaid else ""
-        fields = {"state": event.state.value, "cooldown_remaining": event.cooldown_remaining, "unsaid": unsaid}
-        self._write(logging.WARNING, event, "Circuit breaker OPEN - rejecting request%s", more, **fields)
+        text = "[%s] Circuit breaker OPEN - rejecting request%s"
+        fields = {
+            "state": event.state.value,
+            "cooldown_remaining": event.cooldown_remaining,
+            "unsaid": unsaid,
+        }
+        self._write(logging.WARNING, event, text, more, **fields)
 
     def _count_rejection(self, event: CircuitRejected) -> int | None:
         """How many rejections went untold since the last line, or None when this one shall go untold too."""
+        key = (event.service, event.name)
         with self._lock:
-            seen = self._rejections.get(event.service)
+            seen = self._rejections.get(key)
             if seen is None or seen.generation != event.generation:
-                self._rejections[event.service] = _Rejections(event.generation, event.at)
+                self._rejections[key] = _Rejections(event.generation, event.at)
                 return 0
             if 0 <= event.at - seen.logged_at < _REPEAT_EVERY:
                 seen.unsaid += 1
@@ -159,20 +161,47 @@ class LoggingListener:
             return unsaid
 
     def _fallback_used(self, event: FallbackUsed) -> None:
-        fields = {"pattern": event.pattern, "strategy": event.strategy, "status": event.status, "error": event.detail}
+        why = event.reason
         if event.pattern == "best_effort":
-            self._write(logging.WARNING, event, "Skipped %s (%s)", event.strategy, event.reason, **fields)
+            text = "[%s] Skipped %s (%s)"
         elif event.pattern == "fail_closed":
-            self._write(logging.WARNING, event, "%s failed closed (%s)", event.strategy, event.reason, **fields)
+            text = "[%s] %s failed closed (%s)"
         elif event.status == "success":
-            self._write(logging.WARNING, event, "Fallback %s used (%s)", event.strategy, event.reason, **fields)
+            text = "[%s] Fallback %s used (%s)"
         else:
-            self._write(logging.WARNING, event, "Fallback %s failed (%s)", event.strategy, event.detail, **fields)
+            text, why = "[%s] Fallback %s failed (%s)", event.detail
+        fields = {
+            "pattern": event.pattern,
+            "strategy": event.strategy,
+            "status": event.status,
+            "error": event.detail,
+        }
+        self._write(logging.WARNING, event, text, event.strategy, why, **fields)
 
     def _dead_letter_added(self, event: DeadLetterAdded) -> None:
-        text = "Dead letter %s added: %s %s"
-        self._write(logging.WARNING, event, text, event.letter_id, event.method, event.path)
+        fields = {"letter_id": event.letter_id, "method": event.method, "path": event.path}
+        text = "[%s] Dead letter %s added: %s %s"
+        self._write(logging.WARNING, event, text, event.letter_id, event.method, event.path, **fields)
 
 
 def _attempt_fields(event: AttemptStarted | AttemptFailed | RetryScheduled) -> dict[str, object]:
-    return {"method": event.method, "path": event.path, "attempt": event.number, "max_attempts": event.max_attempts}
+    return {
+        "method": event.method,
+        "path": event.path,
+        "attempt": event.number,
+        "max_attempts": event.max_attempts,
+    }
+
+
+def _call_fields(event: CallFinished) -> dict[str, object]:
+    record = event.record
+    return {
+        "method": record.method,
+        "path": record.path,
+        "attempts": len(record.attempts),
+        "request_id": record.request_id,
+        "ended": record.ended.value,
+        "duration": record.duration,
+        "error_type": event.error_type,
+        "error": event.detail,
+    }
