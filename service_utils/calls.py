@@ -78,13 +78,13 @@ def _no_replay() -> Replay | None:
 
 @dataclass(frozen=True)
 class CallRecord:
-    """The story of one call; every response and every exception that leaves a client carries one as ``.call``.
+    """The story of one call; each response and each exception that leaves a client has one as ``.call``.
 
     Attributes:
         service: Display name of the service.
         name: The client's short name.
         method: The HTTP method.
-        path: The path as the caller gave it (the template where path parameters were used), without its query.
+        path: The path as the caller gave it (with path parameters: the template), without its query.
         attempts: One :class:`Attempt` per attempt, in order; empty when nothing was tried.
         idempotency_key: The key all attempts carried, or None.
         request_id: The request id all attempts carried.
@@ -105,11 +105,11 @@ class CallRecord:
 
     @property
     def replay(self) -> Replay | None:
-        """What to send again, or None when the call was no write, did not fail or its body cannot be replayed."""
+        """What to send again; None when the call was no write, did not fail, or its body is gone."""
         return self._replay()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = (
+        return CallRecord, (
             self.service,
             self.name,
             self.method,
@@ -119,8 +119,8 @@ class CallRecord:
             self.request_id,
             self.ended,
             self.duration,
+            _Ready(self.replay),  # what makes it may hold the request itself, which is not for travelling
         )
-        return _rebuild, (values, self.replay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,6 @@ class _Ready:
 
     def __call__(self) -> Replay | None:
         return self.replay
-
-
-def _rebuild(values: tuple[Any, ...], replay: Replay | None) -> CallRecord:
-    return CallRecord(*values, _Ready(replay))
 
 
 def attach_call(carrier: object, record: CallRecord) -> None:
@@ -153,5 +149,5 @@ def call_of(response_or_error: object) -> CallRecord:
     """
     record = getattr(response_or_error, "call", None)
     if not isinstance(record, CallRecord):
-        raise ValueError(f"{response_or_error!r} did not come from a ResilientServiceClient: it has no call record")
+        raise ValueError(f"{response_or_error!r} has no call record: no ResilientServiceClient made it")
     return record

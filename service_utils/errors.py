@@ -4,7 +4,7 @@
 
     requests.RequestException
     └── ServiceError                 any failure this package adds its own words to
-        ├── ServiceUnavailable       refused by us before anything of the call was sent; also a requests.ConnectionError
+        ├── ServiceUnavailable       refused by us before anything was sent; also a requests.ConnectionError
         │   ├── CircuitOpenError     the circuit breaker is open (or its probes are all in use)
         │   ├── BulkheadFullError    too many calls of this client are under way
         │   └── RateLimitedError     the rate limit leaves no room in the time there is
