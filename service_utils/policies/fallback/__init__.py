@@ -1,0 +1,21 @@
+"""What happens when a service does not answer: fail open, fail closed, best effort, another way."""
+
+from service_utils.policies.fallback.chain import FallbackChain, Strategy
+from service_utils.policies.fallback.decorators import fail_closed, fail_open
+from service_utils.policies.fallback.degraded import collect_degradations, mark_degraded
+from service_utils.policies.fallback.effort import BestEffort, DeadLetterSink, Effort, best_effort
+from service_utils.policies.fallback.failures import reason_of
+
+__all__ = [
+    "BestEffort",
+    "DeadLetterSink",
+    "Effort",
+    "FallbackChain",
+    "Strategy",
+    "best_effort",
+    "collect_degradations",
+    "fail_closed",
+    "fail_open",
+    "mark_degraded",
+    "reason_of",
+]
