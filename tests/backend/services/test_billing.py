@@ -341,7 +341,7 @@ def test_captured_money_cannot_be_released(billing: Billing) -> None:
 
 
 def test_a_reservation_expires_by_itself(billing: Billing, clock: FakeClock) -> None:
-    """After its time a reservation holds nothing; capturing it is a 409 that says so, releasing it is fine."""
+    """After its time a reservation holds nothing; capturing it is a 409 saying so, releasing it is fine."""
     reservation = billing.reserve(START, ttl_seconds=30).json()["reservation_id"]
     clock.advance(29.9)
     assert billing.balance() == (START, START, 0)
@@ -439,7 +439,7 @@ def test_old_answers_are_dropped(billing: Billing, clock: FakeClock, tmp_path: P
 def test_a_busy_ledger_is_a_503_that_may_be_tried_again(
     billing: Billing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another process holds the ledger a charge is refused with Retry-After; its key works afterwards."""
+    """While another process holds the ledger a charge gets 503 with Retry-After; its key works afterwards."""
     monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     other = sqlite3.connect(tmp_path / "billing.sqlite3", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
