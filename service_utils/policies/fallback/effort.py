@@ -253,10 +253,10 @@ class BestEffort:
                 idempotency_key=replay.idempotency_key,
             )
         except Exception:
-            # What the caller gets to see now is the sink's error; this line is the last of the call itself.
+            # The caller gets the sink's error now; this line is the last of the call itself.
             text = "[%s] %s failed (%s) and could not be kept for later: %s"
             service = self._service or record.service
-            _logger.error(text, service, self.name, reason_of(error), sentence_of(error), exc_info=error)
+            _logger.error(text, service, self.name, reason_of(error), sentence_of(error))
             self._tell("failure", error)
             raise
 

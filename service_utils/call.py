@@ -1,0 +1,145 @@
+"""One call while it is under way: what is known of it, and what it will be remembered as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import requests
+
+from service_utils.calls import Attempt, CallRecord, EndReason, Outcome, Replay
+from service_utils.errors import DeadlineExceeded
+from service_utils.http.classify import Verdict
+from service_utils.http.outgoing import Outgoing
+from service_utils.http.transport import Timeout
+from service_utils.policies.budget import RetryBudget
+from service_utils.policies.deadline import Deadline
+from service_utils.policies.retry import RetryPolicy
+
+__all__ = ["Call", "Tried"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What one attempt brought.
+
+    Attributes:
+        verdict: What it means.
+        response: The answer, or None.
+        error: What was raised instead, or None.
+        cut: Whether the deadline of the whole call ended it, not the time-out of one attempt.
+    """
+
+    verdict: Verdict
+    response: requests.Response | None = None
+    error: Exception | None = None
+    cut: bool = False
+
+
+@dataclass(slots=True)
+class Call:
+    """The data of one call; made, used and dropped by one thread.
+
+    Attributes:
+        service: Display name of the service.
+        name: Short name of the client.
+        method: The HTTP method, as given until it is prepared.
+        path: The path, for logs and metrics.
+        began: Seconds on the client's clock.
+        policy: The retry policy in force.
+        budget: The retry budget in force, or None.
+        timeout: Of one attempt.
+        deadline: When all of it must have ended, or None.
+        hasty: Whether that deadline is the inbound request's, shorter than our own.
+        outgoing: The prepared request.
+        attempts: Those made so far.
+        refreshed: Whether the one repeat after a 401 has been used up.
+        outcome: What the breaker shall see.
+        retry_after: Seconds the service asked for with its last answer, or None.
+        detail: The last cause, in words.
+        record: What is left of it once it has ended.
+    """
+
+    service: str
+    name: str
+    method: str
+    path: str
+    began: float
+    policy: RetryPolicy
+    budget: RetryBudget | None = None
+    timeout: Timeout = None
+    deadline: Deadline | None = None
+    hasty: bool = False
+    outgoing: Outgoing | None = None
+    attempts: list[Attempt] = field(default_factory=list)
+    refreshed: bool = False
+    outcome: Outcome = Outcome.IGNORED
+    retry_after: float | None = None
+    detail: str | None = None
+    record: CallRecord | None = None
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts the policy allows."""
+        return self.policy.max_attempts
+
+    def late(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.deadline is not None and self.deadline.expired
+
+    def refuse_if_late(self) -> None:
+        """Raise :class:`DeadlineExceeded` when no time is left for what comes next."""
+        if self.late():
+            sent = bool(self.attempts)
+            raise DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=sent)
+
+    def longest(self) -> float:
+        """Seconds of the longest attempt."""
+        return max((attempt.duration for attempt in self.attempts), default=0.0)
+
+    def failed_before(self) -> bool:
+        """Whether an attempt has failed by the service's own fault."""
+        return any(attempt.outcome is Outcome.FAILURE for attempt in self.attempts)
+
+    def clip(self) -> tuple[Timeout, bool, bool]:
+        """The next attempt's time-out within the deadline, and whether that cut connecting and reading short."""
+        if self.deadline is None:
+            return self.timeout, False, False
+        left = self.deadline.remaining()
+        connect, read = self.timeout if isinstance(self.timeout, tuple) else (self.timeout, self.timeout)
+        cut_connect, cut_read = connect is None or left < connect, read is None or left < read
+        if not (cut_connect or cut_read):
+            return self.timeout, False, False
+        return (left if cut_connect else connect, left if cut_read else read), cut_connect, cut_read
+
+    def time_left(self) -> float | None:
+        """Seconds the next attempt may take, to be told to the service."""
+        timeout, _, _ = self.clip()
+        return timeout[1] if isinstance(timeout, tuple) else timeout
+
+    def end(self, reason: EndReason, now: float) -> CallRecord:
+        """Close the story."""
+        outgoing = self.outgoing
+        failed_write = outgoing is not None and reason is not EndReason.SUCCESS
+        replay: dict[str, Callable[[], Replay | None]] = (
+            {"_replay": outgoing.replay} if failed_write and outgoing else {}
+        )
+        self.record = CallRecord(
+            service=self.service,
+            name=self.name,
+            method=self.method,
+            path=self.path,
+            attempts=tuple(self.attempts),
+            idempotency_key=None if outgoing is None else outgoing.idempotency_key,
+            request_id=None if outgoing is None else outgoing.request_id,
+            ended=reason,
+            duration=now - self.began,
+            **replay,
+        )
+        return self.record
+
+    def sentence(self, what: str) -> str:
+        """``Billing: POST /deduct failed after 2 attempts: status 503``."""
+        count = len(self.attempts)
+        tries = "1 attempt" if count == 1 else f"{count} attempts"
+        return f"{self.service}: {self.method} {self.path} {what} after {tries}: {self.detail}"

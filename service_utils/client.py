@@ -1,0 +1,717 @@
+"""ResilientServiceClient: one object per service; one call, read from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import EllipsisType, TracebackType
+from typing import Any, Self
+
+import requests
+
+from service_utils.call import Call, Tried
+from service_utils.calls import Attempt, EndReason, Outcome, attach_call
+from service_utils.client_options import (
+    FAILURE_THRESHOLD,
+    MAX_RETRIES,
+    RECOVERY_TIMEOUT,
+    check_timeout,
+    checked_clock,
+    checked_headers,
+    checked_listeners,
+    pick_breaker,
+    pick_name,
+    pick_retry,
+    pick_tokens,
+    refuse_later_options,
+)
+from service_utils.clock import Clock
+from service_utils.config import ServiceConfig
+from service_utils.errors import DeadlineExceeded, ServiceError, ServiceUnavailable, TokenError
+from service_utils.events import (
+    AttemptFailed,
+    AttemptStarted,
+    CallFinished,
+    CircuitState,
+    DeadLetterAdded,
+    Event,
+    FailureKind,
+    Listener,
+    RetryScheduled,
+    notify,
+)
+from service_utils.http.classify import Verdict, classify_error, classify_response
+from service_utils.http.context import current_deadline
+from service_utils.http.failures import described, status_error
+from service_utils.http.outgoing import CallDefaults, Outgoing, build
+from service_utils.http.token_keeper import TokenKeeper
+from service_utils.http.tokens import TokenProvider, is_internal_host
+from service_utils.http.transport import SessionTransport, Timeout, Transport
+from service_utils.http.urls import BaseURL
+from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit
+from service_utils.policies.budget import RetryBudget
+from service_utils.policies.checks import require_count, require_seconds
+from service_utils.policies.deadline import Deadline
+from service_utils.policies.fallback import DeadLetterSink
+from service_utils.policies.retry import PER_CLIENT, RetryPolicy
+from service_utils.registry import ServiceRegistry, default_registry
+from service_utils.status import CallCounters
+
+__all__ = ["ResilientServiceClient"]
+
+_UNTRIED = (CircuitState.OPEN, CircuitState.FORCED_OPEN, CircuitState.HALF_OPEN)
+
+
+class ResilientServiceClient:
+    """Calls one service over HTTP with retries, a circuit breaker, time-outs, internal tokens and a status.
+
+    Make one per service and share it: any method may be called from any thread. Answers are
+    ``requests.Response`` objects. All times are seconds.
+
+    Args:
+        base_url: Address of the service; it may have a path of its own.
+        service_name: Display name, for log lines and errors.
+        max_retries: Attempts of a call, the first included.
+        timeout: Of one attempt, as ``requests`` takes it.
+        failure_threshold: Consecutive failed calls that open the circuit.
+        recovery_timeout: How long the circuit stays open before one call may probe the service.
+        name: Short name for registry, metrics and token audience; default: the display name as a slug.
+        retry: A retry policy, in place of ``max_retries``.
+        breaker: Limits of the circuit breaker, in place of ``failure_threshold`` and ``recovery_timeout``.
+        store: Not in this version, like ``bulkhead``, ``rate_limit`` and ``probe``.
+        deadline: Of a whole call: attempts, back-off and all; None for none.
+        bulkhead: See ``store``.
+        rate_limit: See ``store``.
+        token_provider: Who is asked for credentials. Left out: the environment's internal token, for internal
+            hosts alone. None: nobody.
+        headers: Sent with every request.
+        auth: As ``requests`` takes it.
+        verify: True, False or the path of a CA bundle. True looks at ``REQUESTS_CA_BUNDLE`` and
+            ``SSL_CERT_FILE`` once, now.
+        cert: Client certificate for mutual TLS: a file, or a pair of certificate and key.
+        trust_env: Whether the machine's proxies and ``.netrc`` count.
+        idempotency_keys: Whether every POST and PATCH carries an ``Idempotency-Key``, and may so be retried.
+        raise_for_status: Whether a 4xx is raised as ``requests.HTTPError`` instead of returned.
+        dead_letters: Where :meth:`enqueue` puts its calls.
+        health_path: Path of the service's cheap health check.
+        probe: See ``store``.
+        listeners: Called with every event of this client and its breaker.
+        registry: Where the client is entered; default: the registry of the process.
+        clock: Where the time comes from, and who sleeps. Sockets count real time whatever it says.
+        session: A ``requests.Session`` to send with. It keeps its adapters and settings; cookies that
+            services set are no longer kept in it.
+        pool_maxsize: Idle connections kept for use again.
+        max_response_bytes: The longest body, decoded.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of its range, or stands beside the policy object that replaces it.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        service_name: str = "Service",
+        max_retries: int = MAX_RETRIES,
+        timeout: float | tuple[float | None, float | None] = 10,
+        failure_threshold: int = FAILURE_THRESHOLD,
+        recovery_timeout: float = RECOVERY_TIMEOUT,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        breaker: BreakerConfig | None = None,
+        store: object | None = None,
+        deadline: float | None = None,
+        bulkhead: object | None = None,
+        rate_limit: object | None = None,
+        token_provider: TokenProvider | EllipsisType | None = ...,
+        headers: Mapping[str, str] | None = None,
+        auth: Any = None,
+        verify: bool | str = True,
+        cert: str | tuple[str, str] | None = None,
+        trust_env: bool = False,
+        idempotency_keys: bool = True,
+        raise_for_status: bool = False,
+        dead_letters: DeadLetterSink | None = None,
+        health_path: str | None = None,
+        probe: bool = False,
+        listeners: Iterable[Listener] = (),
+        registry: ServiceRegistry | None = None,
+        clock: Clock | None = None,
+        session: requests.Session | None = None,
+        pool_maxsize: int = 64,
+        max_response_bytes: int = 64 * 2**20,
+    ) -> None:
+        refuse_later_options(store=store, bulkhead=bulkhead, rate_limit=rate_limit, probe=probe)
+        require_count("pool_maxsize", pool_maxsize)
+        require_count("max_response_bytes", max_response_bytes)
+        if deadline is not None:
+            require_seconds("deadline", deadline, zero=False)
+        self._base = BaseURL.parse(base_url)
+        self.base_url = self._base.url
+        self.name = pick_name(name, service_name)
+        self.service_name = service_name
+        self.timeout = check_timeout(timeout)
+        self.deadline = deadline
+        self.retry = pick_retry(max_retries, retry)
+        self.health_path = health_path
+        if health_path is not None:
+            self._base.join(health_path)
+        self._clock = checked_clock(clock)
+        self._listeners = checked_listeners(listeners)
+        self._dead_letters = dead_letters
+        self._raise_for_status = raise_for_status
+        self._budget = RetryBudget()
+        self._counters = CallCounters()
+        self._defaults = CallDefaults(
+            self._base,
+            checked_headers(headers),
+            auth if auth is not None else self._base.userinfo,
+            idempotency_keys,
+        )
+        self._tell_time_left = is_internal_host(self._base.host)
+        provider = pick_tokens(token_provider, self._base, self._clock)
+        self._tokens = None if provider is None else TokenKeeper(provider, self.name, service_name)
+        self.breaker = CircuitBreaker(
+            self.name,
+            pick_breaker(failure_threshold, recovery_timeout, breaker, self.timeout),
+            clock=self._clock,
+            listeners=self._listeners,
+            label=service_name,
+        )
+        self._transport: Transport = SessionTransport(
+            self._base,
+            service_name,
+            session=session,
+            pool_maxsize=pool_maxsize,
+            max_response_bytes=max_response_bytes,
+            verify=verify,
+            cert=cert,
+            trust_env=trust_env,
+        )
+        self._registry = default_registry() if registry is None else registry
+        self._registry.add(self)
+
+    @classmethod
+    def from_env(
+        cls,
+        prefix: str,
+        *,
+        default_url: str | None = None,
+        service_name: str | None = None,
+        **defaults: Any,
+    ) -> Self:
+        """Make a client from ``<PREFIX>_SERVER_URL``, ``<PREFIX>_TIMEOUT`` and their like.
+
+        Args:
+            prefix: Such as ``CHROMA``; its lower case is the short name.
+            default_url: The address when the environment gives none.
+            service_name: Display name.
+            **defaults: Arguments of the client where the environment is silent.
+
+        Raises:
+            TypeError: An argument is of the wrong type.
+            ValueError: A variable or argument cannot be used; the message names it.
+        """
+        config = ServiceConfig.from_env(
+            prefix, default_url=default_url, service_name=service_name, **defaults
+        )
+        return cls(
+            config.base_url,
+            config.service_name,
+            name=config.name,
+            timeout=config.timeout,
+            deadline=config.deadline,
+            retry=config.retry,
+            breaker=config.breaker,
+            **config.options,
+        )
+
+    # -- the methods of requests
+    # -------------------------------------------------------------------------------------
+
+    def get(self, path: str, **kwargs: Any) -> requests.Response:
+        """GET; see :meth:`request`."""
+        return self.request("GET", path, **kwargs)
+
+    def post(self, path: str, **kwargs: Any) -> requests.Response:
+        """POST; see :meth:`request`."""
+        return self.request("POST", path, **kwargs)
+
+    def put(self, path: str, **kwargs: Any) -> requests.Response:
+        """PUT; see :meth:`request`."""
+        return self.request("PUT", path, **kwargs)
+
+    def patch(self, path: str, **kwargs: Any) -> requests.Response:
+        """PATCH; see :meth:`request`."""
+        return self.request("PATCH", path, **kwargs)
+
+    def delete(self, path: str, **kwargs: Any) -> requests.Response:
+        """DELETE; see :meth:`request`."""
+        return self.request("DELETE", path, **kwargs)
+
+    def head(self, path: str, **kwargs: Any) -> requests.Response:
+        """HEAD, redirects not followed unless asked for; see :meth:`request`."""
+        return self.request("HEAD", path, **kwargs)
+
+    def options(self, path: str, **kwargs: Any) -> requests.Response:
+        """OPTIONS; see :meth:`request`."""
+        return self.request("OPTIONS", path, **kwargs)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        path_params: Mapping[str, object] | None = None,
+        timeout: float | tuple[float | None, float | None] | None = None,
+        deadline: float | Deadline | None = None,
+        idempotency_key: str | None = None,
+        retry: RetryPolicy | None = None,
+        **kwargs: Any,
+    ) -> requests.Response:
+        """Call the service.
+
+        Args:
+            method: The HTTP method.
+            path: Below the base URL; ``{name}`` places are filled from ``path_params``.
+            path_params: Values for the path, each quoted as one segment.
+            timeout: Seconds of one attempt; None for the client's.
+            deadline: Seconds of the whole call, or a :class:`Deadline`; None for the client's.
+            idempotency_key: The name of this write, the same whenever it is repeated; None lets the client
+                make one where it needs one.
+            retry: A retry policy; None for the client's.
+            **kwargs: ``params, data, json, headers, cookies, files, auth, hooks, stream, allow_redirects,
+                proxies, verify, cert`` as ``requests`` takes them.
+
+        Returns:
+            The answer, ``.call`` telling how it came about. With ``stream=True`` its body is the caller's to
+            read.
+
+        Raises:
+            ServiceUnavailable: The call was refused on our side; nothing was sent.
+            DeadlineExceeded: The time of the whole call was up.
+            TokenError: No credentials could be had.
+            requests.HTTPError: The last answer was a failed status (408, 429, 5xx).
+            requests.RequestException: No answer came: ``ConnectionError``, ``Timeout`` and so on.
+            TypeError: An argument is unknown or of the wrong type.
+            ValueError: The path leads elsewhere, or an argument is out of its range.
+        """
+        call = Call(self.service_name, self.name, str(method), str(path), self._clock.monotonic(), self.retry)
+        try:
+            self._fix(call, timeout, deadline, retry)
+            call.outgoing = self._build(call, method, path, path_params, idempotency_key, kwargs)
+            return self._perform(call, call.outgoing)
+        except BaseException as error:
+            self._leave_with(call, error)
+            raise
+
+    def enqueue(self, method: str, path: str, **kwargs: Any) -> str:
+        """Put a call straight into the dead letters' queue, to be delivered later.
+
+        Args:
+            method: The HTTP method.
+            path: Below the base URL.
+            **kwargs: Those of :meth:`request` that make up the request itself.
+
+        Returns:
+            The letter's id.
+
+        Raises:
+            TypeError: An argument is unknown or of the wrong type.
+            ValueError: The client has no ``dead_letters``, or the call cannot be replayed.
+        """
+        if self._dead_letters is None:
+            raise ValueError(f"{self.service_name}: enqueue() needs a client made with dead_letters=")
+        call = Call(self.service_name, self.name, method, path, self._clock.monotonic(), self.retry)
+        params, key = kwargs.pop("path_params", None), kwargs.pop("idempotency_key", None)
+        replay = self._build(call, method, path, params, key, kwargs).replay()
+        if replay is None:
+            raise ValueError(f"{method} {path}: only a write whose body can be read again can be enqueued")
+        letter_id = self._dead_letters.add(
+            self.name,
+            replay.method,
+            replay.path,
+            body=replay.body,
+            headers=replay.headers,
+            idempotency_key=replay.idempotency_key,
+        )
+        self._tell(
+            DeadLetterAdded(
+                service=self.service_name,
+                name=self.name,
+                at=self._clock.monotonic(),
+                letter_id=letter_id,
+                method=replay.method,
+                path=call.path,
+            )
+        )
+        return letter_id
+
+    # -- state and status
+    # --------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> CircuitState:
+        """The circuit's state; reading never changes it."""
+        return self.breaker.state
+
+    def get_status(self) -> dict[str, Any]:
+        """A JSON-ready picture: times in ISO 8601 (UTC) or None, durations in seconds, latencies in ms."""
+        stats = self.breaker.get_stats()
+        counted = self._counters.snapshot()
+        budget = self._budget_of(self.retry)
+        return {
+            "service": self.service_name,
+            "name": self.name,
+            "base_url": self.base_url,
+            "state": stats["state"],
+            "reason": stats["reason"],
+            "failure_count": stats["failure_count"],
+            "failure_threshold": stats["failure_threshold"],
+            "recovery_timeout": stats["recovery_timeout"],
+            "cooldown_remaining": stats["cooldown_remaining"],
+            "last_failure": stats["last_failure"],
+            "last_success": stats["last_success"],
+            "last_state_change": stats["last_state_change"],
+            "opened_count": stats["opened_count"],
+            "mttr_seconds": stats["mttr_seconds"],
+            "retry_budget": None if budget is None else budget.balance,
+            **counted,
+        }
+
+    def reset(self) -> None:
+        """Close the circuit by hand."""
+        self.breaker.reset()
+
+    def close(self) -> None:
+        """Close idle connections and leave the registry. Safe to call twice."""
+        self._registry.remove(self)
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ResilientServiceClient {self.name!r} {self.base_url} {self.state.value}>"
+
+    # -- one call, step by step
+    # --------------------------------------------------------------------------------------
+
+    def _fix(
+        self, call: Call, timeout: Any, deadline: float | Deadline | None, retry: RetryPolicy | None
+    ) -> None:
+        """Step 1, first half: what bounds the call."""
+        call.timeout = self.timeout if timeout is None else check_timeout(timeout)
+        if retry is not None:
+            if not isinstance(retry, RetryPolicy):
+                raise TypeError(f"retry={retry!r}: must be a RetryPolicy")
+            call.policy = retry
+        call.budget = self._budget_of(call.policy)
+        own = self._own_deadline(deadline)
+        inbound = current_deadline()
+        call.hasty = inbound is not None and (own is None or inbound.remaining() < own.remaining())
+        call.deadline = inbound if call.hasty else own
+
+    def _own_deadline(self, given: float | Deadline | None) -> Deadline | None:
+        if isinstance(given, Deadline):
+            return given
+        seconds = self.deadline if given is None else given
+        if seconds is None:
+            return None
+        require_seconds("deadline", seconds)
+        return Deadline.after(seconds, self._clock)
+
+    def _budget_of(self, policy: RetryPolicy) -> RetryBudget | None:
+        budget = policy.budget
+        return self._budget if budget is PER_CLIENT else budget
+
+    def _build(
+        self,
+        call: Call,
+        method: str,
+        path: str,
+        path_params: Mapping[str, object] | None,
+        idempotency_key: str | None,
+        arguments: dict[str, Any],
+    ) -> Outgoing:
+        """Step 1, second half: the request, with all that stays the same from attempt to attempt."""
+        outgoing = build(
+            self._defaults,
+            self._transport,
+            method,
+            path,
+            path_params=path_params,
+            idempotency_key=idempotency_key,
+            deadline=call.deadline,
+            arguments=arguments,
+        )
+        call.method, call.path = outgoing.method, outgoing.label
+        return outgoing
+
+    def _perform(self, call: Call, outgoing: Outgoing) -> requests.Response:
+        """Steps 2 to 6: a permit, the attempts, the result; the permit is given back whatever happens."""
+        call.refuse_if_late()
+        permit = self.breaker.acquire()
+        try:
+            return self._attempts(call, outgoing, permit)
+        finally:
+            self.breaker.record(
+                permit, call.outcome, call.longest(), error=call.detail, retry_after=call.retry_after
+            )
+
+    def _attempts(self, call: Call, outgoing: Outgoing, permit: Permit) -> requests.Response:
+        if call.budget is not None:
+            call.budget.deposit()
+        delay = 0.0
+        while True:
+            tried = self._attempt(call, outgoing, delay)
+            step = self._next_step(call, outgoing, permit, tried)
+            if isinstance(step, EndReason):
+                return self._finish(call, tried, step)
+            delay = step
+            self._wait(call, delay)
+            if self.breaker.state in _UNTRIED:
+                return self._finish(call, tried, EndReason.CIRCUIT_OPENED)
+            if call.late():
+                return self._finish(call, tried, EndReason.DEADLINE)
+
+    def _attempt(self, call: Call, outgoing: Outgoing, delay: float) -> Tried:
+        """Step 5: token, send, whole body, classification."""
+        number = len(call.attempts) + 1
+        self._tell(
+            AttemptStarted(
+                service=self.service_name,
+                name=self.name,
+                at=self._clock.monotonic(),
+                method=call.method,
+                path=call.path,
+                number=number,
+                max_attempts=call.max_attempts,
+            )
+        )
+        timeout, cut_connect, cut_read = call.clip()
+        began = self._clock.monotonic()
+        try:
+            response = self._exchange(call, outgoing, timeout)
+        except Exception as raised:
+            tried = self._judge_error(call, outgoing, raised, cut_connect, cut_read)
+        else:
+            tried = self._judge_response(call, outgoing, response)
+        self._note(call, tried, number, self._clock.monotonic() - began, delay)
+        return tried
+
+    def _exchange(self, call: Call, outgoing: Outgoing, timeout: Timeout) -> requests.Response:
+        """Send the request; once in a call, a 401 gets fresh credentials and a repeat that is no attempt."""
+        if self._tokens is None:
+            return self._send(call, outgoing, {}, timeout)
+        credentials, version = self._tokens.headers()
+        call.refuse_if_late()
+        response = self._send(call, outgoing, credentials, timeout)
+        if response.status_code != 401 or call.refreshed or not outgoing.replayable():
+            return response
+        call.refreshed = True
+        try:
+            if not self._tokens.refresh(version, call.deadline):
+                return response
+            credentials, _ = self._tokens.headers()
+            call.refuse_if_late()
+        except BaseException:
+            response.close()
+            raise
+        response.close()
+        return self._send(call, outgoing, credentials, call.clip()[0])
+
+    def _send(
+        self, call: Call, outgoing: Outgoing, credentials: Mapping[str, str], timeout: Timeout
+    ) -> requests.Response:
+        time_left = call.time_left() if self._tell_time_left else None
+        return self._transport.send(outgoing.next_request(credentials, time_left), timeout, outgoing.options)
+
+    def _judge_response(self, call: Call, outgoing: Outgoing, response: requests.Response) -> Tried:
+        verdict = classify_response(
+            response,
+            call.policy.retry_statuses,
+            has_key=outgoing.idempotency_key is not None,
+            now=self._clock.now(),
+        )
+        return Tried(verdict, response=response)
+
+    def _judge_error(
+        self, call: Call, outgoing: Outgoing, raised: Exception, cut_connect: bool, cut_read: bool
+    ) -> Tried:
+        own_code, outgoing.code.error = outgoing.code.error, None
+        if isinstance(own_code, Exception) and getattr(own_code, "response", None) is None:
+            verdict = Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(own_code).__name__)
+            return Tried(verdict, error=own_code)
+        verdict = classify_error(
+            raised,
+            call.policy.retry_statuses,
+            has_key=outgoing.idempotency_key is not None,
+            now=self._clock.now(),
+        )
+        late = verdict.kind is FailureKind.TIMEOUT
+        cut = late and (cut_connect if verdict.never_sent else cut_read)
+        return Tried(verdict, response=getattr(raised, "response", None), error=raised, cut=cut)
+
+    def _note(self, call: Call, tried: Tried, number: int, duration: float, delay: float) -> None:
+        """Write the attempt into the call and tell of it if it failed."""
+        verdict = tried.verdict
+        call.detail, call.retry_after = verdict.detail, verdict.retry_after
+        outcome = Outcome.IGNORED if tried.cut and call.hasty else verdict.outcome
+        if not verdict.refused:
+            call.attempts.append(Attempt(number, outcome, verdict.status, verdict.detail, duration, delay))
+        if verdict.kind is None:
+            return
+        self._tell(
+            AttemptFailed(
+                service=self.service_name,
+                name=self.name,
+                at=self._clock.monotonic(),
+                method=call.method,
+                path=call.path,
+                number=number,
+                max_attempts=call.max_attempts,
+                kind=verdict.kind,
+                detail=verdict.detail or verdict.kind.value,
+                status=verdict.status,
+                duration=duration,
+            )
+        )
+
+    def _next_step(self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried) -> EndReason | float:
+        """Why the call ends here, or the seconds to wait before its next attempt."""
+        verdict = tried.verdict
+        if verdict.outcome is Outcome.SUCCESS:
+            return EndReason.SUCCESS if tried.error is None else EndReason.NOT_RETRYABLE
+        if verdict.kind is FailureKind.CALLER:
+            return EndReason.CALLER_ERROR
+        if tried.cut or isinstance(tried.error, DeadlineExceeded):
+            return EndReason.DEADLINE
+        if verdict.refused:
+            return EndReason.REFUSED
+        if not verdict.transient:
+            return EndReason.NOT_RETRYABLE
+        if len(call.attempts) >= call.max_attempts:
+            return EndReason.ATTEMPTS_EXHAUSTED
+        if permit.half_open:
+            return EndReason.HALF_OPEN
+        has_key = outgoing.idempotency_key is not None
+        if not call.policy.may_retry(call.method, has_key=has_key, never_sent=verdict.never_sent):
+            return EndReason.NOT_RETRYABLE
+        if not outgoing.replayable() or (verdict.retry_after or 0.0) > call.policy.max_retry_after:
+            return EndReason.NOT_RETRYABLE
+        delay = call.policy.delay(len(call.attempts), verdict.retry_after)
+        if call.deadline is not None and delay >= call.deadline.remaining():
+            return EndReason.DEADLINE
+        if self.breaker.state in _UNTRIED:
+            return EndReason.CIRCUIT_OPENED
+        if call.budget is not None and not call.budget.try_withdraw():
+            return EndReason.BUDGET_EXHAUSTED
+        return delay
+
+    def _wait(self, call: Call, delay: float) -> None:
+        self._tell(
+            RetryScheduled(
+                service=self.service_name,
+                name=self.name,
+                at=self._clock.monotonic(),
+                method=call.method,
+                path=call.path,
+                number=len(call.attempts) + 1,
+                max_attempts=call.max_attempts,
+                delay=delay,
+            )
+        )
+        self._clock.sleep(delay)
+
+    # -- the end of a call
+    # -------------------------------------------------------------------------------------------
+
+    def _finish(self, call: Call, tried: Tried, reason: EndReason) -> requests.Response:
+        """Return the answer or raise the error, its record attached."""
+        call.outcome = self._outcome(call, tried)
+        error = self._error_for(call, tried)
+        if error is not None and reason is EndReason.SUCCESS:
+            reason = EndReason.NOT_RETRYABLE
+        record = call.end(reason, self._clock.monotonic())
+        self._counters.finished(
+            call.outcome, [a.duration for a in call.attempts], str(error) if error else None
+        )
+        self._tell_end(call, error)
+        if error is None and tried.response is not None:
+            attach_call(tried.response, record)
+            return tried.response
+        assert error is not None
+        attach_call(error, record)
+        if error is tried.error:
+            raise error
+        raise error from tried.error
+
+    def _outcome(self, call: Call, tried: Tried) -> Outcome:
+        """One call is one result. What we or our caller cut short does not undo an earlier failure."""
+        hasty = tried.cut and call.hasty
+        outcome = Outcome.IGNORED if hasty else tried.verdict.outcome
+        if (hasty or tried.verdict.refused) and call.failed_before():
+            return Outcome.FAILURE
+        return outcome
+
+    def _error_for(self, call: Call, tried: Tried) -> Exception | None:
+        """The exception the call ends with, or None when it ends with its response."""
+        error, response, verdict = tried.error, tried.response, tried.verdict
+        if tried.cut:
+            sentence = call.sentence("ran out of time")
+            return DeadlineExceeded(sentence, service=self.service_name, sent=not verdict.never_sent)
+        if isinstance(error, ServiceError):
+            return error
+        if error is not None:
+            return described(error, call.sentence("failed"))
+        assert response is not None
+        if verdict.failed:
+            failure = status_error(response, call.sentence("failed"), verdict)
+            return failure if call.policy.raise_on_status else None
+        if self._raise_for_status and response.status_code >= 400:
+            call.detail = f"status {response.status_code}"
+            return status_error(response, call.sentence("was turned down"), verdict)
+        return None
+
+    def _leave_with(self, call: Call, error: BaseException) -> None:
+        """An exception leaves the client: see that it carries the call's record and is counted once."""
+        if call.record is not None:
+            return
+        reason = EndReason.CALLER_ERROR
+        if isinstance(error, ServiceUnavailable | TokenError):
+            reason = EndReason.REFUSED
+        elif isinstance(error, DeadlineExceeded):
+            reason = EndReason.DEADLINE
+        if isinstance(error, ServiceError):
+            _, _, why = str(error).rpartition(f"{self.service_name}: ")
+            error.args = (f"{self.service_name}: {call.method} {call.path} was not sent: {why}",)
+        attach_call(error, call.end(reason, self._clock.monotonic()))
+        if isinstance(error, ServiceError):
+            self._counters.rejected()
+        elif call.attempts:
+            self._counters.finished(Outcome.IGNORED, [a.duration for a in call.attempts], None)
+        self._tell_end(call, error)
+
+    def _tell_end(self, call: Call, error: BaseException | None) -> None:
+        assert call.record is not None
+        self._tell(
+            CallFinished(
+                service=self.service_name,
+                name=self.name,
+                at=self._clock.monotonic(),
+                record=call.record,
+                outcome=call.outcome,
+                max_attempts=call.max_attempts,
+                error_type=None if error is None else type(error).__name__,
+                detail=None if error is None else call.detail,
+            )
+        )
+
+    def _tell(self, event: Event) -> None:
+        notify(self._listeners, event)

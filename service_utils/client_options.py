@@ -1,0 +1,216 @@
+"""A client's arguments, checked and turned into policy objects at construction."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from types import EllipsisType
+from typing import Any
+
+from service_utils.clock import SYSTEM, Clock
+from service_utils.events import Listener
+from service_utils.http.tokens import EnvToken, TokenProvider, is_internal_host
+from service_utils.http.transport import Timeout
+from service_utils.http.urls import BaseURL
+from service_utils.policies.breaker import BreakerConfig
+from service_utils.policies.checks import require_count, require_seconds
+from service_utils.policies.retry import RetryPolicy
+from service_utils.profiles import current_profile
+
+__all__ = [
+    "FAILURE_THRESHOLD",
+    "MAX_RETRIES",
+    "RECOVERY_TIMEOUT",
+    "check_timeout",
+    "checked_clock",
+    "checked_headers",
+    "checked_listeners",
+    "pick_breaker",
+    "pick_name",
+    "pick_retry",
+    "pick_tokens",
+    "refuse_later_options",
+]
+
+
+class _Default(int):
+    """A default that can be told from the same number given by the caller: it is compared by identity."""
+
+
+MAX_RETRIES = _Default(3)
+FAILURE_THRESHOLD = _Default(5)
+RECOVERY_TIMEOUT = _Default(60)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_BETWEEN_WORDS = re.compile(r"[^a-z0-9]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def pick_name(name: str | None, service_name: str) -> str:
+    """The short name: the one given, or the display name as a slug.
+
+    Raises:
+        TypeError: ``service_name`` is no string.
+        ValueError: One of them cannot be used.
+    """
+    if not isinstance(service_name, str):
+        raise TypeError(f"service_name={service_name!r}: must be a string")
+    if not service_name.strip() or not service_name.isprintable():
+        raise ValueError(f"service_name={service_name!r}: must be a printable name")
+    if name is None:
+        return _BETWEEN_WORDS.sub("-", service_name.lower()).strip("-")[:64].rstrip("-") or "service"
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"name={name!r}: must be 1 to 64 letters, digits, dots, dashes and underscores")
+    return name
+
+
+def pick_retry(max_retries: int, retry: RetryPolicy | None) -> RetryPolicy:
+    """The retry policy: the object, or one made of the plain argument.
+
+    Raises:
+        TypeError: One of them is of the wrong type.
+        ValueError: Both are given, or the number is below 1.
+    """
+    if retry is None:
+        require_count("max_retries", max_retries)
+        return RetryPolicy(max_attempts=int(max_retries))
+    if not isinstance(retry, RetryPolicy):
+        raise TypeError(f"retry={retry!r}: must be a RetryPolicy")
+    if max_retries is not MAX_RETRIES:
+        raise ValueError(f"max_retries={max_retries!r}: give it as max_attempts of retry=, which replaces it")
+    return retry
+
+
+def pick_breaker(
+    failure_threshold: int, recovery_timeout: float, breaker: BreakerConfig | None, timeout: Timeout
+) -> BreakerConfig:
+    """The breaker's limits: the object, or one made of the plain arguments.
+
+    A probe of a client may take as long as one attempt, so it expires after ``max(recovery_timeout, timeout +
+    1)``.
+
+    Raises:
+        TypeError: One of them is of the wrong type.
+        ValueError: Both ways are used, or a value is out of its range.
+    """
+    plain = {"failure_threshold": failure_threshold, "recovery_timeout": recovery_timeout}
+    if breaker is None:
+        breaker = BreakerConfig(
+            failure_threshold=int(failure_threshold)
+            if failure_threshold is FAILURE_THRESHOLD
+            else failure_threshold,
+            recovery_timeout=float(recovery_timeout)
+            if recovery_timeout is RECOVERY_TIMEOUT
+            else recovery_timeout,
+        )
+    elif not isinstance(breaker, BreakerConfig):
+        raise TypeError(f"breaker={breaker!r}: must be a BreakerConfig")
+    else:
+        for argument, value in plain.items():
+            if value is not FAILURE_THRESHOLD and value is not RECOVERY_TIMEOUT:
+                raise ValueError(f"{argument}={value!r}: give it in breaker=, which replaces it")
+    if breaker.half_open_timeout is not None:
+        return breaker
+    longest = sum(part or 0.0 for part in timeout) if isinstance(timeout, tuple) else timeout or 0.0
+    return dataclasses.replace(breaker, half_open_timeout=max(breaker.recovery_timeout, longest + 1.0))
+
+
+def pick_tokens(
+    provider: TokenProvider | EllipsisType | None, base: BaseURL, clock: Clock
+) -> TokenProvider | None:
+    """Who is asked for credentials: the given provider, none, or the environment for internal hosts alone.
+
+    Raises:
+        TypeError: The provider has no ``headers`` method.
+        ValueError: Profile ``production`` has no token for an internal host.
+    """
+    if provider is None:
+        return None
+    if not isinstance(provider, EllipsisType):
+        if not callable(getattr(provider, "headers", None)):
+            raise TypeError(f"token_provider={provider!r}: must have a method headers(name)")
+        return provider
+    if not is_internal_host(base.host):
+        return None
+    environment = EnvToken(clock=clock)
+    if current_profile().secrets_required and environment.token() is None:
+        raise ValueError("INTERNAL_SERVICE_TOKEN is not set, and profile production sends no call without it")
+    return environment
+
+
+def check_timeout(timeout: Any) -> Timeout:
+    """A number of seconds, or a ``(connect, read)`` tuple of them.
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: It is not a finite number above 0.
+    """
+    if timeout is None:
+        raise TypeError(
+            "timeout=None: must be a number of seconds; calls without a time-out hang with their service"
+        )
+    if isinstance(timeout, tuple):
+        if len(timeout) != 2:
+            raise ValueError(f"timeout={timeout!r}: must be (connect, read)")
+        for part in timeout:
+            if part is not None:
+                require_seconds("timeout", part, zero=False)
+        return timeout
+    require_seconds("timeout", timeout, zero=False)
+    return float(timeout)
+
+
+def checked_clock(clock: Clock | None) -> Clock:
+    """The clock given, or the machine's.
+
+    Raises:
+        TypeError: It lacks one of the clock's methods.
+    """
+    if clock is None:
+        return SYSTEM
+    if not isinstance(clock, Clock):
+        raise TypeError(f"clock={clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
+    return clock
+
+
+def checked_listeners(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """The listeners as a tuple.
+
+    Raises:
+        TypeError: One of them cannot be called.
+    """
+    given = tuple(listeners)
+    for listener in given:
+        if not callable(listener):
+            raise TypeError(f"listeners: {listener!r} must be a callable that takes one event")
+    return given
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """The headers of every request; errors never show a value.
+
+    Raises:
+        TypeError: A name or value is no string.
+        ValueError: A name or value cannot be sent.
+    """
+    given = dict(headers or {})
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers: {name!r} and its value must be strings")
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"headers: {name!r} is no header name")
+        if value != value.strip() or any(char in value for char in "\r\n\0"):
+            raise ValueError(f"headers: the value of {name!r} must not hold line breaks or space around it")
+    return given
+
+
+def refuse_later_options(**options: object) -> None:
+    """Refuse what this version does not have yet, rather than ignore it.
+
+    Raises:
+        ValueError: One of them is given.
+    """
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise ValueError(f"{name}={value!r}: is not in this version")

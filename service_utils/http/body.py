@@ -1,0 +1,152 @@
+"""Request bodies over several attempts, and response bodies within bounds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import requests
+
+from service_utils.errors import ResponseTooLarge
+from service_utils.policies.deadline import Deadline
+
+__all__ = ["CallerBody", "CallerCode", "read_body", "replayable_bytes"]
+
+_CHUNK = 65536
+
+
+class CallerCode:
+    """Tells an exception of the caller's own code from one of the network.
+
+    Functions and bodies that the caller hands in run deep inside ``requests``, which may dress their
+    exceptions up as connection failures. Wrapped by this object they leave their exception here on its way
+    out.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def wrap(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, its exceptions noted."""
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return func(*args, **kwargs)
+            except BaseException as error:
+                self.error = error
+                raise
+
+        return noted
+
+
+class CallerBody:
+    """A streamed request body of the caller: a generator, an iterable or a file.
+
+    Args:
+        body: What the caller gave.
+        code: Where its exceptions are noted.
+    """
+
+    def __init__(self, body: Any, code: CallerCode) -> None:
+        self._body = body
+        self._code = code
+        self._start = _position(body)
+        if hasattr(body, "read"):
+            self.read = code.wrap(body.read)
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            yield from self._body
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self._code.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._body, name)
+
+    def rewind(self) -> bool:
+        """Go back to where the body began. Returns whether it can be sent once more."""
+        if self._start is None:
+            return False
+        try:
+            self._body.seek(self._start)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def replayable(self) -> bool:
+        """Whether :meth:`rewind` may succeed."""
+        return self._start is not None
+
+
+def _position(body: Any) -> int | None:
+    try:
+        return int(body.tell()) if body.seekable() else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def replayable_bytes(body: Any, limit: int) -> bytes | None:
+    """The body as bytes, if it is there to be had without disturbing its owner; None otherwise.
+
+    Args:
+        body: The body of a prepared request.
+        limit: A file longer than so many bytes is not read.
+    """
+    if isinstance(body, str):
+        return body.encode()
+    if isinstance(body, bytes | bytearray):
+        return bytes(body)
+    if isinstance(body, CallerBody) and body.rewind():
+        try:
+            data = body.read(limit + 1)
+        except (OSError, ValueError, io.UnsupportedOperation):
+            return None
+        data = data.encode() if isinstance(data, str) else data
+        return data if len(data) <= limit else None
+    return None
+
+
+def read_body(response: requests.Response, limit: int, service: str, deadline: Deadline | None) -> None:
+    """Read a response's whole body into it, as ``requests`` does for calls that do not stream.
+
+    Args:
+        response: Its head has arrived.
+        limit: Bytes after decoding.
+        service: Display name, for errors.
+        deadline: Looked at between two pieces.
+
+    Raises:
+        ResponseTooLarge: The body is longer than ``limit``. The connection is closed, not used again.
+        requests.RequestException: As ``Response.content``.
+        requests.Timeout: The deadline passed while the body came in.
+    """
+    inside: Any = response
+    if inside._content is not False:
+        _check_length(response, len(response.content or b""), limit, service)
+        return
+    pieces: list[bytes] = []
+    length = 0
+    for piece in response.iter_content(_CHUNK):
+        pieces.append(piece)
+        length += len(piece)
+        _check_length(response, length, limit, service)
+        if deadline is not None and deadline.expired:
+            response.close()
+            raise requests.ReadTimeout("the body did not arrive in time", request=response.request)
+    inside._content = b"".join(pieces)
+    inside._content_consumed = True
+
+
+def _check_length(response: requests.Response, length: int, limit: int, service: str) -> None:
+    if length > limit:
+        response.close()
+        message = f"{service}: the answer is longer than max_response_bytes={limit}"
+        raise ResponseTooLarge(message, service=service, limit=limit)

@@ -1,0 +1,39 @@
+"""The exception a caller gets in the end: requests' own type, with a sentence an operator can read."""
+
+from __future__ import annotations
+
+import requests
+from requests import exceptions as rex
+
+from service_utils.errors import DeadlineExceeded, is_caller_error
+from service_utils.http.classify import Verdict
+
+__all__ = ["deadline_error", "described", "status_error"]
+
+
+def described(error: Exception, sentence: str) -> Exception:
+    """The error in its own type with a new sentence, or the error itself where that cannot be.
+
+    ``requests``' own types are made anew, so that an exception object which somebody shares (a mock, say) is
+    not changed. What is no ``RequestException`` but came from the network becomes a
+    ``requests.ConnectionError``.
+    """
+    if is_caller_error(error):
+        return error
+    if isinstance(error, rex.RequestException):
+        if type(error).__module__ != rex.__name__:
+            return error
+        return type(error)(sentence, request=error.request, response=error.response)
+    return requests.ConnectionError(sentence)
+
+
+def status_error(response: requests.Response, sentence: str, verdict: Verdict) -> requests.HTTPError:
+    """The HTTPError of a failed status; ``.retry_after`` is the seconds the service asked for, or None."""
+    error = requests.HTTPError(sentence, response=response, request=response.request)
+    error.retry_after = verdict.retry_after  # type: ignore[attr-defined]
+    return error
+
+
+def deadline_error(service: str, sentence: str, *, sent: bool) -> DeadlineExceeded:
+    """The time of the whole call is up."""
+    return DeadlineExceeded(sentence, service=service, sent=sent)

@@ -1,0 +1,243 @@
+"""One call on its way out: everything about it that does not change from attempt to attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from service_utils.calls import Replay
+from service_utils.http.body import CallerBody, CallerCode, replayable_bytes
+from service_utils.http.context import current_request_id, current_trace, new_request_id
+from service_utils.http.idempotency import IDEMPOTENCY_HEADER, KEYED_METHODS, checked_key, new_key
+from service_utils.http.tokens import INTERNAL_TOKEN_HEADER
+from service_utils.http.transport import SendOptions, Transport
+from service_utils.http.urls import BaseURL, fill_path
+from service_utils.policies.deadline import Deadline
+
+__all__ = ["REQUEST_ID_HEADER", "TIME_LEFT_HEADER", "CallDefaults", "Outgoing", "build"]
+
+REQUEST_ID_HEADER = "X-Request-ID"
+TIME_LEFT_HEADER = "X-Request-Timeout-Ms"
+
+_REQUEST_ARGUMENTS = frozenset({"params", "data", "json", "headers", "cookies", "files", "auth", "hooks"})
+_SEND_ARGUMENTS = frozenset({"stream", "allow_redirects", "proxies", "verify", "cert"})
+_READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+_SECRET_WORDS = (
+    "auth",
+    "token",
+    "secret",
+    "cookie",
+    "password",
+    "api-key",
+    "apikey",
+    "credential",
+    "session",
+)
+_PER_SEND_HEADERS = frozenset({"content-length", "host", "connection", TIME_LEFT_HEADER.lower()})
+_MAX_REPLAY_BYTES = 10 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class CallDefaults:
+    """What a client adds to every call.
+
+    Attributes:
+        base: The service's address.
+        headers: Headers of every request.
+        auth: As ``requests`` takes it.
+        idempotency_keys: Whether POST and PATCH get a key of their own accord.
+    """
+
+    base: BaseURL
+    headers: Mapping[str, str]
+    auth: Any
+    idempotency_keys: bool
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A prepared call.
+
+    Attributes:
+        method: Upper case.
+        label: The path as the caller gave it, without its query: for logs and metrics.
+        idempotency_key: What all attempts carry, or None.
+        request_id: What all attempts carry.
+        prepared: The request without credentials of a token provider.
+        options: How it is sent.
+        code: Notes exceptions of the caller's own functions and bodies.
+        fixed: Names, in lower case, of the headers that the caller set: a token provider leaves them alone.
+    """
+
+    method: str
+    label: str
+    idempotency_key: str | None
+    request_id: str
+    prepared: requests.PreparedRequest
+    options: SendOptions
+    code: CallerCode
+    fixed: frozenset[str]
+    _base_path: str
+    _sent: int = field(default=0)
+
+    def replayable(self) -> bool:
+        """Whether the body can be sent once more."""
+        body: Any = self.prepared.body
+        return not isinstance(body, CallerBody) or body.replayable()
+
+    def next_request(
+        self, credentials: Mapping[str, str], time_left: float | None
+    ) -> requests.PreparedRequest:
+        """The request for the next sending, with its own credentials and time left.
+
+        Args:
+            credentials: Headers of the token provider.
+            time_left: Seconds to tell the service, or None to say nothing.
+
+        Raises:
+            requests.exceptions.UnrewindableBodyError: The body was sent before and cannot be sent again.
+        """
+        body: Any = self.prepared.body
+        if self._sent and isinstance(body, CallerBody) and not body.rewind():
+            raise requests.exceptions.UnrewindableBodyError(
+                f"{self.method} {self.label}: the body cannot be rewound"
+            )
+        self._sent += 1
+        request = self.prepared.copy()
+        for name, value in credentials.items():
+            if name.lower() not in self.fixed:
+                request.headers[name] = value
+        if time_left is not None and TIME_LEFT_HEADER.lower() not in self.fixed:
+            request.headers[TIME_LEFT_HEADER] = str(max(int(time_left * 1000), 0))
+        return request
+
+    def replay(self) -> Replay | None:
+        """What a dead letter needs to send this call again; None for reads and bodies that are gone."""
+        if self.method in _READING_METHODS:
+            return None
+        body = replayable_bytes(self.prepared.body, _MAX_REPLAY_BYTES)
+        if body is None and self.prepared.body is not None:
+            return None
+        path = self.prepared.path_url.removeprefix(self._base_path)
+        headers = {name: value for name, value in self.prepared.headers.items() if _may_be_kept(name)}
+        return Replay(
+            self.method, path if path.startswith("/") else "/" + path, body, headers, self.idempotency_key
+        )
+
+
+def build(
+    defaults: CallDefaults,
+    transport: Transport,
+    method: str,
+    path: str,
+    *,
+    path_params: Mapping[str, object] | None,
+    idempotency_key: str | None,
+    deadline: Deadline | None,
+    arguments: dict[str, Any],
+) -> Outgoing:
+    """Check a call's arguments and prepare its request.
+
+    Raises:
+        TypeError: An argument is unknown or of the wrong type.
+        ValueError: The path, a header or the body cannot be sent; see also :meth:`BaseURL.join`.
+    """
+    if unknown := arguments.keys() - _REQUEST_ARGUMENTS - _SEND_ARGUMENTS:
+        raise TypeError(f"request() got an unexpected keyword argument {min(unknown)!r}")
+    if not isinstance(method, str) or not method.isalpha():
+        raise ValueError(f"method={method!r}: must be an HTTP method such as GET")
+    method = method.upper()
+    url = defaults.base.join(path if path_params is None else fill_path(path, path_params))
+    headers = _merged(defaults.headers, arguments.get("headers"))
+    key = _key_for(defaults, method, headers, idempotency_key)
+    request_id = _request_id_for(headers)
+    code = CallerCode()
+    prepared = transport.prepare(
+        requests.Request(
+            method,
+            url,
+            headers=headers,
+            params=arguments.get("params"),
+            data=arguments.get("data"),
+            json=arguments.get("json"),
+            files=arguments.get("files"),
+            cookies=arguments.get("cookies"),
+            auth=arguments.get("auth") or defaults.auth,
+            hooks=_noted_hooks(arguments.get("hooks"), code),
+        )
+    )
+    if not defaults.base.contains(str(prepared.url)):
+        raise ValueError(f"path={path!r}: leads to another origin than {defaults.base.url}")
+    body: Any = prepared.body
+    if body is not None and not isinstance(body, str | bytes | bytearray):
+        prepared.body = CallerBody(body, code)  # type: ignore[assignment]
+    return Outgoing(
+        method=method,
+        label=path.partition("?")[0].partition("#")[0] or "/",
+        idempotency_key=key,
+        request_id=request_id,
+        prepared=prepared,
+        options=_options(method, arguments, deadline),
+        code=code,
+        fixed=frozenset(name.lower() for name in headers),
+        _base_path=urlsplit(defaults.base.url).path,
+    )
+
+
+def _merged(defaults: Mapping[str, str], given: Mapping[str, str | None] | None) -> CaseInsensitiveDict[Any]:
+    """The client's headers under those of the call; a value of None takes one away."""
+    merged: CaseInsensitiveDict[Any] = CaseInsensitiveDict(defaults)
+    merged.update(given or {})
+    return merged
+
+
+def _key_for(
+    defaults: CallDefaults, method: str, headers: CaseInsensitiveDict[Any], given: str | None
+) -> str | None:
+    key = given if given is not None else headers.get(IDEMPOTENCY_HEADER)
+    if key is None and defaults.idempotency_keys and method in KEYED_METHODS:
+        key = new_key()
+    if key is not None:
+        headers[IDEMPOTENCY_HEADER] = checked_key(key)
+    return key
+
+
+def _request_id_for(headers: CaseInsensitiveDict[Any]) -> str:
+    request_id = headers.get(REQUEST_ID_HEADER) or current_request_id() or new_request_id()
+    headers[REQUEST_ID_HEADER] = request_id
+    for name, value in current_trace().items():
+        headers.setdefault(name, value)
+    return str(request_id)
+
+
+def _noted_hooks(hooks: Mapping[str, Any] | None, code: CallerCode) -> dict[str, Any] | None:
+    if not hooks:
+        return None
+    noted = {}
+    for event, given in hooks.items():
+        several: Iterable[Any] = given if isinstance(given, list | tuple) else (given,)
+        noted[event] = [code.wrap(hook) for hook in several]
+    return noted
+
+
+def _options(method: str, arguments: Mapping[str, Any], deadline: Deadline | None) -> SendOptions:
+    return SendOptions(
+        stream=bool(arguments.get("stream")),
+        allow_redirects=bool(arguments.get("allow_redirects", method != "HEAD")),
+        proxies=arguments.get("proxies"),
+        verify=arguments.get("verify"),
+        cert=arguments.get("cert"),
+        deadline=deadline,
+    )
+
+
+def _may_be_kept(header: str) -> bool:
+    name = header.lower()
+    if name in _PER_SEND_HEADERS or name == INTERNAL_TOKEN_HEADER.lower():
+        return False
+    return not any(word in name for word in _SECRET_WORDS)

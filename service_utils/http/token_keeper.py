@@ -1,0 +1,102 @@
+"""One client's credentials: asked for at each attempt, refreshed once for all threads turned away."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Mapping
+
+from service_utils.errors import TokenError
+from service_utils.http.tokens import TokenProvider
+from service_utils.policies.deadline import Deadline
+
+__all__ = ["TokenKeeper"]
+
+
+class _Refresh:
+    """A refresh under way, for those who wait for it."""
+
+    __slots__ = ("done", "error", "useful")
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.error: BaseException | None = None
+        self.useful = True
+
+
+class TokenKeeper:
+    """Asks a provider for headers and refreshes them, from any thread, holding no lock meanwhile.
+
+    Args:
+        provider: The provider.
+        name: Short name of the client, handed to it.
+        service: Display name, for errors.
+    """
+
+    def __init__(self, provider: TokenProvider, name: str, service: str) -> None:
+        self._provider = provider
+        self._name = name
+        self._service = service
+        self._lock = threading.Lock()
+        self._version = 0
+        self._under_way: _Refresh | None = None
+
+    def headers(self) -> tuple[Mapping[str, str], int]:
+        """The credentials and the version they are of.
+
+        Raises:
+            TokenError: There are none to be had; whatever the provider raised is its cause.
+        """
+        version = self._version
+        try:
+            return self._provider.headers(self._name), version
+        except Exception as error:
+            raise self._as_token_error(error) from error
+
+    def refresh(self, version: int, deadline: Deadline | None) -> bool:
+        """Get newer credentials than those of ``version``, waiting where another thread is at it already.
+
+        Returns:
+            Whether repeating the call makes sense.
+
+        Raises:
+            TokenError: The refresh failed; each waiting thread gets a copy of its own.
+        """
+        if not callable(getattr(self._provider, "refresh", None)):
+            return False
+        with self._lock:
+            if version != self._version:
+                return True
+            flight, mine = self._under_way, False
+            if flight is None:
+                flight = self._under_way = _Refresh()
+                mine = True
+        if mine:
+            self._fly(flight)
+        elif not flight.done.wait(None if deadline is None else deadline.remaining()):
+            return False
+        if flight.error is not None:
+            raise flight.error if mine else copy.copy(flight.error)
+        return flight.useful
+
+    def _fly(self, flight: _Refresh) -> None:
+        try:
+            flight.useful = self._provider.refresh(self._name) is not False  # type: ignore[attr-defined]
+        except Exception as error:
+            flight.error = self._as_token_error(error)
+            flight.error.__cause__ = error
+        except BaseException:
+            flight.error = TokenError(f"{self._service}: the refresh of the credentials was interrupted")
+            raise
+        finally:
+            with self._lock:
+                self._version += 1
+                self._under_way = None
+            flight.done.set()
+
+    def _as_token_error(self, error: Exception) -> TokenError:
+        if isinstance(error, TokenError):
+            named = copy.copy(error)
+            named.service = named.service or self._service
+            return named
+        return TokenError(f"{self._service}: no credentials ({type(error).__name__})", service=self._service)

@@ -1,0 +1,183 @@
+"""The transport: prepared request in, complete response out, on a real ``requests.Session``.
+
+The seam for a faster one is :class:`Transport`: ``send(prepared, timeout) -> Response``. What this one adds
+to the session is what a client shared by many users' threads needs: cookies are not kept, the environment of
+the machine is read once, redirects stay within the origin, and no body grows beyond its bound.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Protocol, TypeAlias
+
+import requests
+from requests import PreparedRequest, Response
+from requests import exceptions as rex
+from requests.adapters import HTTPAdapter
+
+from service_utils.http.body import read_body
+from service_utils.http.urls import BaseURL
+from service_utils.policies.deadline import Deadline
+
+__all__ = ["SendOptions", "SessionTransport", "Timeout", "Transport", "resolve_verify"]
+
+Timeout: TypeAlias = "float | tuple[float | None, float | None] | None"
+
+
+@dataclass(frozen=True, slots=True)
+class SendOptions:
+    """How one request is sent, beyond what is written in it.
+
+    Attributes:
+        stream: Whether the body is left to the caller.
+        allow_redirects: Whether redirects within the origin are followed.
+        proxies: Proxies by scheme, as ``requests`` takes them.
+        verify: TLS verification of this call, or None for the client's.
+        cert: Client certificate of this call, or None for the client's.
+        deadline: When the whole call must have ended, or None.
+    """
+
+    stream: bool = False
+    allow_redirects: bool = True
+    proxies: Mapping[str, str] | None = None
+    verify: bool | str | None = None
+    cert: str | tuple[str, str] | None = None
+    deadline: Deadline | None = None
+
+
+class Transport(Protocol):
+    """What a client needs of the wire."""
+
+    def prepare(self, request: requests.Request) -> PreparedRequest:
+        """Fill in the session's headers and credentials, encode the body."""
+        ...
+
+    def send(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
+        """Send it and bring the whole answer.
+
+        Raises:
+            requests.RequestException: No complete answer came.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        ...
+
+
+def resolve_verify(verify: bool | str) -> bool | str:
+    """What ``verify`` comes to: a given path or False as it is, True after a look at the environment.
+
+    ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` and ``SSL_CERT_FILE`` are honoured in this order.
+
+    Raises:
+        TypeError: It is neither a bool nor a path.
+        ValueError: It names a file or folder that is not there.
+    """
+    if isinstance(verify, os.PathLike):
+        verify = os.fspath(verify)
+    if not isinstance(verify, bool | str):
+        raise TypeError(f"verify={verify!r}: must be True, False or the path of a CA bundle")
+    source, path = "verify", verify
+    if verify is True:
+        for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
+            if found := os.environ.get(variable):
+                source, path = variable, found
+                break
+    if isinstance(path, str) and not os.path.exists(path):
+        raise ValueError(f"{source}={path!r}: there is no such file or folder")
+    return path
+
+
+class SessionTransport:
+    """The transport on the stock machinery of ``requests``; for any number of threads.
+
+    Args:
+        base: The address whose origin redirects must not leave.
+        service: Display name, for errors.
+        session: A session to use as it is; None makes one.
+        pool_maxsize: Connections kept for use again, when the session is ours.
+        max_response_bytes: The longest body, decoded.
+        verify: See :func:`resolve_verify`.
+        cert: Client certificate file, or a pair of certificate and key.
+        trust_env: Whether proxies and ``.netrc`` of the machine count.
+    """
+
+    def __init__(
+        self,
+        base: BaseURL,
+        service: str,
+        *,
+        session: requests.Session | None,
+        pool_maxsize: int,
+        max_response_bytes: int,
+        verify: bool | str,
+        cert: str | tuple[str, str] | None,
+        trust_env: bool,
+    ) -> None:
+        self._base = base
+        self._service = service
+        self._limit = max_response_bytes
+        self._owned = session is None
+        self._session = _new_session(pool_maxsize, trust_env) if session is None else session
+        # A cookie that one user's call brings must not travel with another's; cookies put in by hand still
+        # do.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        self._verify = resolve_verify(verify)
+        self._cert = cert
+
+    def prepare(self, request: requests.Request) -> PreparedRequest:
+        """See :meth:`Transport.prepare`."""
+        return self._session.prepare_request(request)
+
+    def send(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
+        """See :meth:`Transport.send`."""
+        response = self._send_once(prepared, timeout, options)
+        history: list[Response] = []
+        while options.allow_redirects and (following := self._next(response)) is not None:
+            history.append(response)
+            if len(history) > self._session.max_redirects:
+                response.close()
+                raise rex.TooManyRedirects(
+                    f"more than {self._session.max_redirects} redirects", response=response
+                )
+            response = self._send_once(following, timeout, options)
+        response.history = history
+        if not options.stream:
+            read_body(response, self._limit, self._service, options.deadline)
+        return response
+
+    def close(self) -> None:
+        """Close idle connections; a session that was given is its owner's to close."""
+        if self._owned:
+            self._session.close()
+
+    def _send_once(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
+        verify = self._verify if options.verify is None or options.verify is True else options.verify
+        cert = self._cert if options.cert is None else options.cert
+        settings: dict[str, Any] = dict(
+            self._session.merge_environment_settings(
+                prepared.url, dict(options.proxies or {}), True, verify, cert
+            )
+        )
+        if not self._session.trust_env or isinstance(verify, str):
+            settings["verify"] = verify
+        return self._session.send(prepared, timeout=timeout, allow_redirects=False, **settings)
+
+    def _next(self, response: Response) -> PreparedRequest | None:
+        """The request that a redirect asks for, if it stays within the origin."""
+        following: PreparedRequest | None = response.next
+        if following is None or not self._base.contains(str(following.url)):
+            return None
+        return following
+
+
+def _new_session(pool_maxsize: int, trust_env: bool) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = trust_env
+    for prefix in ("http://", "https://"):
+        session.mount(prefix, HTTPAdapter(pool_connections=4, pool_maxsize=pool_maxsize))
+    return session

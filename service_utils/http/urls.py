@@ -1,0 +1,151 @@
+"""Where a call goes: a base URL, the paths below it, and nothing beyond its origin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, unquote, urlsplit
+
+__all__ = ["BaseURL", "Origin", "fill_path", "origin_of"]
+
+Origin = tuple[str, str, int]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f]")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SEPARATORS = re.compile(r"/|\\|%2f|%5c", re.IGNORECASE)
+_ENCODED_DOT = re.compile(r"%2e", re.IGNORECASE)
+
+
+def origin_of(url: str) -> Origin:
+    """Scheme, host and port of a URL, lower-cased and with the default port filled in.
+
+    Raises:
+        ValueError: The port is no number.
+    """
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(scheme, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseURL:
+    """The address of a service, its credentials set aside.
+
+    Attributes:
+        url: Without user, password and trailing slash.
+        host: Host name or address, lower case.
+        origin: Scheme, host and port.
+        userinfo: ``(user, password)`` out of the URL, or None. Never shown.
+    """
+
+    url: str
+    host: str
+    origin: Origin
+    userinfo: tuple[str, str] | None
+
+    @classmethod
+    def parse(cls, base_url: str) -> BaseURL:
+        """Check and take apart a base URL.
+
+        Raises:
+            TypeError: It is no string.
+            ValueError: It is no plain http(s) address of a service; the message never shows a password.
+        """
+        if not isinstance(base_url, str):
+            raise TypeError(f"base_url={base_url!r}: must be a string")
+        shown = _without_userinfo(base_url)
+        if _CONTROL.search(base_url) or "\\" in base_url:
+            raise ValueError(
+                f"base_url={shown!r}: must not contain spaces, control characters or backslashes"
+            )
+        try:
+            parts = urlsplit(base_url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"base_url={shown!r}: {error}") from None
+        if parts.scheme.lower() not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError(f"base_url={shown!r}: must look like http://host:port or https://host:port/path")
+        if parts.query or parts.fragment or base_url.endswith(("?", "#")):
+            raise ValueError(f"base_url={shown!r}: must have no query and no fragment")
+        if port == 0:
+            raise ValueError(f"base_url={shown!r}: port 0 is no address")
+        _refuse_climbing("base_url", parts.path)
+        url = _without_userinfo(base_url).rstrip("/")
+        userinfo = None
+        if parts.username is not None or parts.password is not None:
+            userinfo = unquote(parts.username or ""), unquote(parts.password or "")
+        return cls(url, parts.hostname.lower(), origin_of(base_url), userinfo)
+
+    def join(self, path: str) -> str:
+        """The URL of a path below this address, with one slash between the two.
+
+        Raises:
+            TypeError: The path is no string.
+            ValueError: It is a URL of its own, holds control characters, or climbs out of the base path.
+        """
+        if not isinstance(path, str):
+            raise TypeError(f"path={path!r}: must be a string")
+        if _CONTROL.search(path.replace(" ", "")):
+            raise ValueError(f"path={path!r}: must not contain control characters")
+        if _SCHEME.match(path) or path.startswith(("//", "\\", "/\\")):
+            raise ValueError(f"path={path!r}: must be a path below {self.url}, not an address of its own")
+        _refuse_climbing("path", path.partition("#")[0].partition("?")[0])
+        if not path or path.startswith(("?", "#")):
+            return self.url + "/" + path if self.url.count("/") == 2 else self.url + path
+        return self.url + path if path.startswith("/") else f"{self.url}/{path}"
+
+    def contains(self, url: str) -> bool:
+        """Whether a URL has this address's origin."""
+        try:
+            return origin_of(url) == self.origin
+        except ValueError:
+            return False
+
+
+def fill_path(template: str, params: Mapping[str, object]) -> str:
+    """Put values into the ``{name}`` places of a path, each quoted as one segment.
+
+    Raises:
+        TypeError: A value is neither text nor a number.
+        ValueError: A place has no value, a value has no place, or a value cannot be one segment.
+    """
+    names = set(_PARAMETER.findall(template))
+    if missing := names - params.keys():
+        raise ValueError(f"path_params: {template!r} needs a value for {', '.join(sorted(missing))}")
+    if unknown := params.keys() - names:
+        raise ValueError(f"path_params: {template!r} has no place for {', '.join(sorted(map(str, unknown)))}")
+    return _PARAMETER.sub(lambda place: _segment(place[1], params[place[1]]), template)
+
+
+def _segment(name: str, value: object) -> str:
+    if value is None or isinstance(value, bool | bytes):
+        raise TypeError(f"path_params: {name}={value!r}: must be a string or a number")
+    text = str(value)
+    if text in ("", ".", ".."):
+        raise ValueError(f"path_params: {name}={text!r}: cannot be a path segment")
+    return quote(text, safe="")
+
+
+def _refuse_climbing(what: str, path: str) -> None:
+    """Refuse dot segments that lead above the start, also in the disguises a server may undo."""
+    depth = 0
+    for segment in _SEPARATORS.split(path):
+        dots = _ENCODED_DOT.sub(".", segment)
+        if dots == "..":
+            depth -= 1
+        elif dots not in ("", "."):
+            depth += 1
+        if depth < 0:
+            raise ValueError(f"{what}={path!r}: must not climb out of the base path")
+
+
+def _without_userinfo(url: str) -> str:
+    scheme, mark, rest = url.partition("://")
+    if not mark:
+        return url if "@" not in url else "***"
+    end = re.search(r"[/?#\\]", rest)
+    authority = rest[: end.start()] if end else rest
+    return f"{scheme}://{authority.rpartition('@')[2]}{rest[len(authority) :]}"

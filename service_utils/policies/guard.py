@@ -1,0 +1,168 @@
+"""A circuit breaker round a piece of code: what ``call``, ``with`` and the decorator have in common."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from service_utils.calls import Outcome
+from service_utils.errors import DeadlineExceeded, ServiceUnavailable, TokenError
+
+if TYPE_CHECKING:
+    from service_utils.policies.breaker import CircuitBreaker, Permit
+
+__all__ = ["Classify", "Rules", "breakers_enabled", "enter", "leave", "wrap"]
+
+Classify: TypeAlias = Callable[[Exception], "Outcome | None"]
+
+_TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
+
+
+def breakers_enabled() -> bool:
+    """What ``CIRCUIT_BREAKER_ENABLED`` says; true when it is unset or empty.
+
+    Raises:
+        ValueError: It is neither true nor false.
+    """
+    text = os.environ.get("CIRCUIT_BREAKER_ENABLED", "").strip().lower()
+    if text in _FALSE:
+        return False
+    if text and text not in _TRUE:
+        raise ValueError(f"CIRCUIT_BREAKER_ENABLED={text!r}: must be true or false")
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an exception out of the guarded code means for the breaker."""
+
+    ignore: tuple[type[BaseException], ...]
+    classify: Classify | None
+
+    @classmethod
+    def of(
+        cls, ignore: type[BaseException] | tuple[type[BaseException], ...], classify: Classify | None
+    ) -> Rules:
+        """Check both and make the rules.
+
+        Raises:
+            TypeError: ``ignore`` holds something that is no exception type, or ``classify`` cannot be called.
+        """
+        types = ignore if isinstance(ignore, tuple) else (ignore,)
+        for kind in types:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"ignore={ignore!r}: must be an exception type or a tuple of them")
+        if classify is not None and not callable(classify):
+            raise TypeError(f"classify={classify!r}: must be a callable that takes an exception")
+        return cls(types, classify)
+
+    def outcome_of(self, error: BaseException | None) -> Outcome:
+        """Classify what the guarded code ended with. What ``classify`` raises passes to the caller."""
+        if error is None:
+            return Outcome.SUCCESS
+        if not isinstance(error, Exception) or isinstance(error, self.ignore):
+            return Outcome.IGNORED
+        if self.classify is not None:
+            outcome = self.classify(error)
+            if outcome is not None:
+                return outcome
+        refused = isinstance(error, ServiceUnavailable | TokenError)
+        unsent = isinstance(error, DeadlineExceeded) and not error.sent
+        return Outcome.IGNORED if refused or unsent else Outcome.FAILURE
+
+
+def wrap(breaker: CircuitBreaker, func: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+    """The function with the breaker round each of its calls.
+
+    Raises:
+        TypeError: ``func`` cannot be called, or is a generator function: its body runs long after the call.
+    """
+    if not callable(func):
+        raise TypeError(f"func={func!r}: must be callable")
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(
+            f"func={func!r}: a generator function ends before its body has begun; guard the loop instead"
+        )
+    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(getattr(func, "__call__", None)):  # noqa: B004
+        return _wrap_async(breaker, func, rules)
+
+    @functools.wraps(func)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        began = breaker.clock.monotonic()
+        permit = breaker.acquire()
+        try:
+            result = func(*args, **kwargs)
+        except BaseException as error:
+            settle(breaker, permit, rules, error, breaker.clock.monotonic() - began)
+            raise
+        settle(breaker, permit, rules, None, breaker.clock.monotonic() - began)
+        return result
+
+    return guarded
+
+
+def _wrap_async(
+    breaker: CircuitBreaker, func: Callable[..., Any], rules: Rules
+) -> Callable[..., Coroutine[Any, Any, Any]]:
+    @functools.wraps(func)
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        began = breaker.clock.monotonic()
+        permit = breaker.acquire()
+        try:
+            result = await func(*args, **kwargs)
+        except BaseException as error:
+            settle(breaker, permit, rules, error, breaker.clock.monotonic() - began)
+            raise
+        settle(breaker, permit, rules, None, breaker.clock.monotonic() - began)
+        return result
+
+    return guarded
+
+
+def settle(
+    breaker: CircuitBreaker, permit: Permit, rules: Rules, error: BaseException | None, duration: float
+) -> None:
+    """Record how the guarded code ended. The permit is given back even when ``classify`` itself fails."""
+    outcome = Outcome.IGNORED
+    try:
+        outcome = rules.outcome_of(error)
+    finally:
+        retry_after = getattr(error, "retry_after", None)
+        breaker.record(
+            permit,
+            outcome,
+            duration,
+            error=error,
+            retry_after=retry_after if isinstance(retry_after, int | float) else None,
+        )
+
+
+# The ``with`` statement hands nothing from __enter__ to __exit__, so the permits of this thread or task lie
+# here, innermost last. One variable for all breakers: a context variable per breaker would never be freed.
+_entered: ContextVar[tuple[tuple[CircuitBreaker, Permit, float], ...]] = ContextVar("_entered", default=())
+
+
+def enter(breaker: CircuitBreaker, now: float) -> None:
+    """Take a permit for a ``with`` block."""
+    permit = breaker.acquire()
+    _entered.set((*_entered.get(), (breaker, permit, now)))
+
+
+def leave(breaker: CircuitBreaker, error: BaseException | None, rules: Rules, now: float) -> None:
+    """Settle the innermost ``with`` block of this breaker.
+
+    A block that is left in another context than it was entered in (a generator finished by another thread)
+    finds no permit here; a probe's expires by itself then.
+    """
+    entries = _entered.get()
+    for index in range(len(entries) - 1, -1, -1):
+        owner, permit, began = entries[index]
+        if owner is breaker:
+            _entered.set(entries[:index] + entries[index + 1 :])
+            settle(breaker, permit, rules, error, now - began)
+            return
