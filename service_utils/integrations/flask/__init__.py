@@ -1,1 +1,18 @@
 """Flask: one extension for error answers, inbound context and status, and the guard of internal routes."""
+
+from service_utils.integrations.flask.extension import ServiceUtils
+from service_utils.integrations.flask.problems import problem, register_problem_handlers
+from service_utils.integrations.flask.tokens import (
+    check_internal_token,
+    ensure_token_configured,
+    require_internal_token,
+)
+
+__all__ = [
+    "ServiceUtils",
+    "check_internal_token",
+    "ensure_token_configured",
+    "problem",
+    "register_problem_handlers",
+    "require_internal_token",
+]
