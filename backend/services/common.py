@@ -1,4 +1,4 @@
-"""What all local services share: the guarded Flask app, request models, refusals and (``serving``) the server."""
+"""What all local services share: the guarded Flask app, request models, refusals, and ``serving``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from backend.services.serving import Server, data_dir, open_server, projects_dir, serve, service_parser
 from service_utils.http.context import bind_context, new_request_id, unbind_context, valid_request_id
 from service_utils.integrations.flask.problems import problem, register_problem_handlers
-from service_utils.integrations.flask.tokens import check_internal_token
+from service_utils.integrations.flask.tokens import check_internal_token, ensure_token_configured
 
 __all__ = [
     "DEFAULT_MAX_BODY",
@@ -90,10 +90,12 @@ def make_service_app(name: str, *, ready: Callable[[], None], max_body: int = DE
         max_body: Largest request body in bytes; a larger one is answered with 413.
 
     Raises:
-        ValueError: ``max_body`` is not positive.
+        ValueError: ``max_body`` is not positive, or profile ``production`` has no internal token.
+        TokenError: The internal token cannot be read.
     """
     if max_body <= 0:
-        raise ValueError(f"max_body must be positive, got {max_body!r}")
+        raise ValueError(f"max_body={max_body!r}: must be positive")
+    ensure_token_configured()
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = max_body
     app.url_map.strict_slashes = False

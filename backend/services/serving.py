@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +19,9 @@ from typing import Any, NoReturn, Protocol, cast
 from flask import Flask
 from waitress.server import create_server
 
-__all__ = ["Server", "data_dir", "open_server", "projects_dir", "serve", "service_parser"]
+from service_utils.errors import TokenError
+
+__all__ = ["Server", "data_dir", "open_server", "projects_dir", "serve", "service_parser", "starting"]
 
 
 class Server(Protocol):
@@ -69,6 +73,21 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"at least 1, got {text}")
     return number
+
+
+@contextmanager
+def starting(name: str) -> Iterator[None]:
+    """The block in which a service makes its app: logs go to stderr, and a failure is told in one line.
+
+    Raises:
+        SystemExit: With code 1, for a wrong setting, or a file or database that cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        yield
+    except (ValueError, OSError, sqlite3.Error, TokenError) as error:
+        print(f"{name} cannot start: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def serve(app: Flask, *, host: str = "127.0.0.1", port: int, name: str, threads: int = 8) -> None:
