@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import requests
 
-from service_utils.calls import Attempt, CallRecord, EndReason, Outcome, Replay
+from service_utils.calls import Attempt, CallRecord, EndReason, Outcome, no_replay
 from service_utils.errors import DeadlineExceeded
 from service_utils.http.classify import Verdict
 from service_utils.http.outgoing import Outgoing
@@ -93,6 +92,18 @@ class Call:
             sent = bool(self.attempts)
             raise DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=sent)
 
+    def note(self, tried: Tried, number: int, duration: float, delay: float) -> None:
+        """Write down what an attempt came to. One that we refused ourselves was none."""
+        verdict = tried.verdict
+        self.detail, self.retry_after = verdict.detail, verdict.retry_after
+        outcome = Outcome.IGNORED if tried.cut and self.hasty else verdict.outcome
+        if not verdict.refused:
+            self.attempts.append(Attempt(number, outcome, verdict.status, verdict.detail, duration, delay))
+
+    def durations(self) -> list[float]:
+        """Seconds of each attempt."""
+        return [attempt.duration for attempt in self.attempts]
+
     def longest(self) -> float:
         """Seconds of the longest attempt."""
         return max((attempt.duration for attempt in self.attempts), default=0.0)
@@ -102,7 +113,7 @@ class Call:
         return any(attempt.outcome is Outcome.FAILURE for attempt in self.attempts)
 
     def clip(self) -> tuple[Timeout, bool, bool]:
-        """The next attempt's time-out within the deadline, and whether that cut connecting and reading short."""
+        """The next attempt's time-out within the deadline; whether that cut connecting and reading."""
         if self.deadline is None:
             return self.timeout, False, False
         left = self.deadline.remaining()
@@ -120,10 +131,7 @@ class Call:
     def end(self, reason: EndReason, now: float) -> CallRecord:
         """Close the story."""
         outgoing = self.outgoing
-        failed_write = outgoing is not None and reason is not EndReason.SUCCESS
-        replay: dict[str, Callable[[], Replay | None]] = (
-            {"_replay": outgoing.replay} if failed_write and outgoing else {}
-        )
+        failed = outgoing is not None and reason is not EndReason.SUCCESS
         self.record = CallRecord(
             service=self.service,
             name=self.name,
@@ -134,12 +142,12 @@ class Call:
             request_id=None if outgoing is None else outgoing.request_id,
             ended=reason,
             duration=now - self.began,
-            **replay,
+            _replay=outgoing.replay if outgoing is not None and failed else no_replay,
         )
         return self.record
 
-    def sentence(self, what: str) -> str:
+    def sentence(self, what: str, why: str | None = None) -> str:
         """``Billing: POST /deduct failed after 2 attempts: status 503``."""
         count = len(self.attempts)
-        tries = "1 attempt" if count == 1 else f"{count} attempts"
-        return f"{self.service}: {self.method} {self.path} {what} after {tries}: {self.detail}"
+        tries = "" if count == 0 else " after 1 attempt" if count == 1 else f" after {count} attempts"
+        return f"{self.service}: {self.method} {self.path} {what}{tries}: {why or self.detail}"

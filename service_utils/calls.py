@@ -72,7 +72,8 @@ class Replay:
     idempotency_key: str | None
 
 
-def _no_replay() -> Replay | None:
+def no_replay() -> Replay | None:
+    """The replay of a call that was no write, or did not fail."""
     return None
 
 
@@ -101,7 +102,7 @@ class CallRecord:
     request_id: str | None
     ended: EndReason
     duration: float = 0.0
-    _replay: Callable[[], Replay | None] = field(default=_no_replay, repr=False, compare=False)
+    _replay: Callable[[], Replay | None] = field(default=no_replay, repr=False, compare=False)
 
     @property
     def replay(self) -> Replay | None:

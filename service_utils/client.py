@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import EllipsisType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import requests
 
 from service_utils.call import Call, Tried
-from service_utils.calls import Attempt, EndReason, Outcome, attach_call
+from service_utils.call_ending import error_for, outcome_for, reason_for_leaving, reason_to_end
+from service_utils.call_events import CallEvents
+from service_utils.calls import EndReason, Outcome, attach_call
 from service_utils.client_options import (
     FAILURE_THRESHOLD,
     MAX_RETRIES,
@@ -26,22 +28,10 @@ from service_utils.client_options import (
 )
 from service_utils.clock import Clock
 from service_utils.config import ServiceConfig
-from service_utils.errors import DeadlineExceeded, ServiceError, ServiceUnavailable, TokenError
-from service_utils.events import (
-    AttemptFailed,
-    AttemptStarted,
-    CallFinished,
-    CircuitState,
-    DeadLetterAdded,
-    Event,
-    FailureKind,
-    Listener,
-    RetryScheduled,
-    notify,
-)
+from service_utils.errors import ServiceError
+from service_utils.events import CircuitState, FailureKind, Listener
 from service_utils.http.classify import Verdict, classify_error, classify_response
 from service_utils.http.context import current_deadline
-from service_utils.http.failures import described, status_error
 from service_utils.http.outgoing import CallDefaults, Outgoing, build
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
@@ -157,7 +147,8 @@ class ResilientServiceClient:
         if health_path is not None:
             self._base.join(health_path)
         self._clock = checked_clock(clock)
-        self._listeners = checked_listeners(listeners)
+        told = checked_listeners(listeners)
+        self._events = CallEvents(told, self._clock)
         self._dead_letters = dead_letters
         self._raise_for_status = raise_for_status
         self._budget = RetryBudget()
@@ -175,7 +166,7 @@ class ResilientServiceClient:
             self.name,
             pick_breaker(failure_threshold, recovery_timeout, breaker, self.timeout),
             clock=self._clock,
-            listeners=self._listeners,
+            listeners=told,
             label=service_name,
         )
         self._transport: Transport = SessionTransport(
@@ -335,16 +326,7 @@ class ResilientServiceClient:
             headers=replay.headers,
             idempotency_key=replay.idempotency_key,
         )
-        self._tell(
-            DeadLetterAdded(
-                service=self.service_name,
-                name=self.name,
-                at=self._clock.monotonic(),
-                letter_id=letter_id,
-                method=replay.method,
-                path=call.path,
-            )
-        )
+        self._events.dead_letter_added(call, letter_id)
         return letter_id
 
     # -- state and status
@@ -470,30 +452,18 @@ class ResilientServiceClient:
         delay = 0.0
         while True:
             tried = self._attempt(call, outgoing, delay)
-            step = self._next_step(call, outgoing, permit, tried)
-            if isinstance(step, EndReason):
-                return self._finish(call, tried, step)
-            delay = step
-            self._wait(call, delay)
-            if self.breaker.state in _UNTRIED:
-                return self._finish(call, tried, EndReason.CIRCUIT_OPENED)
-            if call.late():
-                return self._finish(call, tried, EndReason.DEADLINE)
+            reason, delay = self._next_step(call, outgoing, permit, tried)
+            if reason is None:
+                reason = self._wait(call, delay)
+            if reason is not None:
+                return self._finish(call, tried, reason)
+            if tried.response is not None:
+                tried.response.close()  # a streamed one still holds its connection
 
     def _attempt(self, call: Call, outgoing: Outgoing, delay: float) -> Tried:
         """Step 5: token, send, whole body, classification."""
         number = len(call.attempts) + 1
-        self._tell(
-            AttemptStarted(
-                service=self.service_name,
-                name=self.name,
-                at=self._clock.monotonic(),
-                method=call.method,
-                path=call.path,
-                number=number,
-                max_attempts=call.max_attempts,
-            )
-        )
+        self._events.attempt_started(call, number)
         timeout, cut_connect, cut_read = call.clip()
         began = self._clock.monotonic()
         try:
@@ -501,8 +471,10 @@ class ResilientServiceClient:
         except Exception as raised:
             tried = self._judge_error(call, outgoing, raised, cut_connect, cut_read)
         else:
-            tried = self._judge_response(call, outgoing, response)
-        self._note(call, tried, number, self._clock.monotonic() - began, delay)
+            tried = Tried(self._classify_response(call, outgoing, response), response=response)
+        duration = self._clock.monotonic() - began
+        call.note(tried, number, duration, delay)
+        self._events.attempt_failed(call, tried.verdict, number, duration)
         return tried
 
     def _exchange(self, call: Call, outgoing: Outgoing, timeout: Timeout) -> requests.Response:
@@ -532,186 +504,81 @@ class ResilientServiceClient:
         time_left = call.time_left() if self._tell_time_left else None
         return self._transport.send(outgoing.next_request(credentials, time_left), timeout, outgoing.options)
 
-    def _judge_response(self, call: Call, outgoing: Outgoing, response: requests.Response) -> Tried:
-        verdict = classify_response(
+    def _classify_response(self, call: Call, outgoing: Outgoing, response: requests.Response) -> Verdict:
+        return classify_response(
             response,
             call.policy.retry_statuses,
             has_key=outgoing.idempotency_key is not None,
             now=self._clock.now(),
         )
-        return Tried(verdict, response=response)
 
     def _judge_error(
         self, call: Call, outgoing: Outgoing, raised: Exception, cut_connect: bool, cut_read: bool
     ) -> Tried:
-        own_code, outgoing.code.error = outgoing.code.error, None
-        if isinstance(own_code, Exception) and getattr(own_code, "response", None) is None:
-            verdict = Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(own_code).__name__)
-            return Tried(verdict, error=own_code)
-        verdict = classify_error(
-            raised,
-            call.policy.retry_statuses,
-            has_key=outgoing.idempotency_key is not None,
-            now=self._clock.now(),
-        )
+        callers, outgoing.code.error = outgoing.code.error, None
+        if isinstance(callers, requests.HTTPError) and callers.response is not None:
+            # A response hook that calls raise_for_status: the status decides, as if it had been returned.
+            verdict = self._classify_response(call, outgoing, callers.response)
+            return Tried(verdict, response=callers.response, error=callers)
+        if isinstance(callers, Exception):
+            verdict = Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(callers).__name__)
+            return Tried(verdict, error=callers)
+        verdict = classify_error(raised)
         late = verdict.kind is FailureKind.TIMEOUT
-        cut = late and (cut_connect if verdict.never_sent else cut_read)
-        return Tried(verdict, response=getattr(raised, "response", None), error=raised, cut=cut)
+        return Tried(verdict, error=raised, cut=late and (cut_connect if verdict.never_sent else cut_read))
 
-    def _note(self, call: Call, tried: Tried, number: int, duration: float, delay: float) -> None:
-        """Write the attempt into the call and tell of it if it failed."""
-        verdict = tried.verdict
-        call.detail, call.retry_after = verdict.detail, verdict.retry_after
-        outcome = Outcome.IGNORED if tried.cut and call.hasty else verdict.outcome
-        if not verdict.refused:
-            call.attempts.append(Attempt(number, outcome, verdict.status, verdict.detail, duration, delay))
-        if verdict.kind is None:
-            return
-        self._tell(
-            AttemptFailed(
-                service=self.service_name,
-                name=self.name,
-                at=self._clock.monotonic(),
-                method=call.method,
-                path=call.path,
-                number=number,
-                max_attempts=call.max_attempts,
-                kind=verdict.kind,
-                detail=verdict.detail or verdict.kind.value,
-                status=verdict.status,
-                duration=duration,
-            )
-        )
-
-    def _next_step(self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried) -> EndReason | float:
-        """Why the call ends here, or the seconds to wait before its next attempt."""
-        verdict = tried.verdict
-        if verdict.outcome is Outcome.SUCCESS:
-            return EndReason.SUCCESS if tried.error is None else EndReason.NOT_RETRYABLE
-        if verdict.kind is FailureKind.CALLER:
-            return EndReason.CALLER_ERROR
-        if tried.cut or isinstance(tried.error, DeadlineExceeded):
-            return EndReason.DEADLINE
-        if verdict.refused:
-            return EndReason.REFUSED
-        if not verdict.transient:
-            return EndReason.NOT_RETRYABLE
-        if len(call.attempts) >= call.max_attempts:
-            return EndReason.ATTEMPTS_EXHAUSTED
-        if permit.half_open:
-            return EndReason.HALF_OPEN
-        has_key = outgoing.idempotency_key is not None
-        if not call.policy.may_retry(call.method, has_key=has_key, never_sent=verdict.never_sent):
-            return EndReason.NOT_RETRYABLE
-        if not outgoing.replayable() or (verdict.retry_after or 0.0) > call.policy.max_retry_after:
-            return EndReason.NOT_RETRYABLE
-        delay = call.policy.delay(len(call.attempts), verdict.retry_after)
+    def _next_step(
+        self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried
+    ) -> tuple[EndReason | None, float]:
+        """Why the call ends here, or None and the seconds to wait before its next attempt."""
+        reason = reason_to_end(call, outgoing, tried, half_open=permit.half_open)
+        if reason is not None:
+            return reason, 0.0
+        delay = call.policy.delay(len(call.attempts), tried.verdict.retry_after)
         if call.deadline is not None and delay >= call.deadline.remaining():
-            return EndReason.DEADLINE
+            return EndReason.DEADLINE, 0.0
+        if self.breaker.state in _UNTRIED:
+            return EndReason.CIRCUIT_OPENED, 0.0
+        if call.budget is not None and not call.budget.try_withdraw():
+            return EndReason.BUDGET_EXHAUSTED, 0.0
+        return None, delay
+
+    def _wait(self, call: Call, delay: float) -> EndReason | None:
+        """Sleep; then tell whether the next attempt has become pointless meanwhile."""
+        self._events.retry_scheduled(call, delay)
+        self._clock.sleep(delay)
         if self.breaker.state in _UNTRIED:
             return EndReason.CIRCUIT_OPENED
-        if call.budget is not None and not call.budget.try_withdraw():
-            return EndReason.BUDGET_EXHAUSTED
-        return delay
+        return EndReason.DEADLINE if call.late() else None
 
-    def _wait(self, call: Call, delay: float) -> None:
-        self._tell(
-            RetryScheduled(
-                service=self.service_name,
-                name=self.name,
-                at=self._clock.monotonic(),
-                method=call.method,
-                path=call.path,
-                number=len(call.attempts) + 1,
-                max_attempts=call.max_attempts,
-                delay=delay,
-            )
-        )
-        self._clock.sleep(delay)
-
-    # -- the end of a call
-    # -------------------------------------------------------------------------------------------
+    # -- the end of a call --------------------------------------------------------------------------
 
     def _finish(self, call: Call, tried: Tried, reason: EndReason) -> requests.Response:
         """Return the answer or raise the error, its record attached."""
-        call.outcome = self._outcome(call, tried)
-        error = self._error_for(call, tried)
+        call.outcome = outcome_for(call, tried)
+        error = error_for(call, tried, raise_for_status=self._raise_for_status)
         if error is not None and reason is EndReason.SUCCESS:
             reason = EndReason.NOT_RETRYABLE
         record = call.end(reason, self._clock.monotonic())
-        self._counters.finished(
-            call.outcome, [a.duration for a in call.attempts], str(error) if error else None
-        )
-        self._tell_end(call, error)
-        if error is None and tried.response is not None:
-            attach_call(tried.response, record)
-            return tried.response
-        assert error is not None
+        failed = call.outcome is Outcome.FAILURE
+        self._counters.finished(call.outcome, call.durations(), call.sentence("failed") if failed else None)
+        self._events.finished(call, error)
+        if error is None:
+            response = cast(requests.Response, tried.response)
+            attach_call(response, record)
+            return response
         attach_call(error, record)
         if error is tried.error:
             raise error
         raise error from tried.error
 
-    def _outcome(self, call: Call, tried: Tried) -> Outcome:
-        """One call is one result. What we or our caller cut short does not undo an earlier failure."""
-        hasty = tried.cut and call.hasty
-        outcome = Outcome.IGNORED if hasty else tried.verdict.outcome
-        if (hasty or tried.verdict.refused) and call.failed_before():
-            return Outcome.FAILURE
-        return outcome
-
-    def _error_for(self, call: Call, tried: Tried) -> Exception | None:
-        """The exception the call ends with, or None when it ends with its response."""
-        error, response, verdict = tried.error, tried.response, tried.verdict
-        if tried.cut:
-            sentence = call.sentence("ran out of time")
-            return DeadlineExceeded(sentence, service=self.service_name, sent=not verdict.never_sent)
-        if isinstance(error, ServiceError):
-            return error
-        if error is not None:
-            return described(error, call.sentence("failed"))
-        assert response is not None
-        if verdict.failed:
-            failure = status_error(response, call.sentence("failed"), verdict)
-            return failure if call.policy.raise_on_status else None
-        if self._raise_for_status and response.status_code >= 400:
-            call.detail = f"status {response.status_code}"
-            return status_error(response, call.sentence("was turned down"), verdict)
-        return None
-
     def _leave_with(self, call: Call, error: BaseException) -> None:
         """An exception leaves the client: see that it carries the call's record and is counted once."""
         if call.record is not None:
             return
-        reason = EndReason.CALLER_ERROR
-        if isinstance(error, ServiceUnavailable | TokenError):
-            reason = EndReason.REFUSED
-        elif isinstance(error, DeadlineExceeded):
-            reason = EndReason.DEADLINE
-        if isinstance(error, ServiceError):
-            _, _, why = str(error).rpartition(f"{self.service_name}: ")
-            error.args = (f"{self.service_name}: {call.method} {call.path} was not sent: {why}",)
-        attach_call(error, call.end(reason, self._clock.monotonic()))
+        attach_call(error, call.end(reason_for_leaving(call, error), self._clock.monotonic()))
         if isinstance(error, ServiceError):
             self._counters.rejected()
         elif call.attempts:
-            self._counters.finished(Outcome.IGNORED, [a.duration for a in call.attempts], None)
-        self._tell_end(call, error)
-
-    def _tell_end(self, call: Call, error: BaseException | None) -> None:
-        assert call.record is not None
-        self._tell(
-            CallFinished(
-                service=self.service_name,
-                name=self.name,
-                at=self._clock.monotonic(),
-                record=call.record,
-                outcome=call.outcome,
-                max_attempts=call.max_attempts,
-                error_type=None if error is None else type(error).__name__,
-                detail=None if error is None else call.detail,
-            )
-        )
-
-    def _tell(self, event: Event) -> None:
-        notify(self._listeners, event)
+            self._counters.finished(Outcome.IGNORED, call.durations(), None)
+        self._events.finished(call, error)

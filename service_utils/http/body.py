@@ -55,7 +55,7 @@ class CallerBody:
         self._code = code
         self._start = _position(body)
         if hasattr(body, "read"):
-            self.read = code.wrap(body.read)
+            self.read = code.wrap(self._read)
 
     def __iter__(self) -> Iterator[Any]:
         try:
@@ -65,6 +65,11 @@ class CallerBody:
         except BaseException as error:
             self._code.error = error
             raise
+
+    def _read(self, *args: Any) -> Any:
+        data = self._body.read(*args)
+        # urllib3 encodes what it knows to be a text file; behind this object it cannot know.
+        return data.encode() if isinstance(data, str) else data
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -109,7 +114,6 @@ def replayable_bytes(body: Any, limit: int) -> bytes | None:
             data = body.read(limit + 1)
         except (OSError, ValueError, io.UnsupportedOperation):
             return None
-        data = data.encode() if isinstance(data, str) else data
         return data if len(data) <= limit else None
     return None
 

@@ -111,15 +111,10 @@ def classify_response(
     return _OK.get(status) or Verdict(Outcome.SUCCESS, status=status)
 
 
-def classify_error(
-    error: BaseException, retry_statuses: Set[int], *, has_key: bool, now: datetime
-) -> Verdict:
+def classify_error(error: BaseException) -> Verdict:
     """The verdict on what was raised in place of a response."""
     if isinstance(error, ServiceError):
         return _classify_own(error)
-    if isinstance(error, rex.HTTPError) and error.response is not None:
-        # A response hook that calls raise_for_status: the status decides, as if it had been returned.
-        return classify_response(error.response, retry_statuses, has_key=has_key, now=now)
     if is_caller_error(error) or not isinstance(error, rex.RequestException | uex.HTTPError | OSError):
         return Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(error).__name__)
     return _classify_transport(error)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import requests
 from requests import exceptions as rex
 
-from service_utils.errors import DeadlineExceeded, is_caller_error
+from service_utils.errors import is_caller_error
 from service_utils.http.classify import Verdict
 
-__all__ = ["deadline_error", "described", "status_error"]
+__all__ = ["described", "status_error"]
 
 
 def described(error: Exception, sentence: str) -> Exception:
@@ -32,8 +32,3 @@ def status_error(response: requests.Response, sentence: str, verdict: Verdict) -
     error = requests.HTTPError(sentence, response=response, request=response.request)
     error.retry_after = verdict.retry_after  # type: ignore[attr-defined]
     return error
-
-
-def deadline_error(service: str, sentence: str, *, sent: bool) -> DeadlineExceeded:
-    """The time of the whole call is up."""
-    return DeadlineExceeded(sentence, service=service, sent=sent)

@@ -15,7 +15,7 @@ from service_utils.http.body import CallerBody, CallerCode, replayable_bytes
 from service_utils.http.context import current_request_id, current_trace, new_request_id
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER, KEYED_METHODS, checked_key, new_key
 from service_utils.http.tokens import INTERNAL_TOKEN_HEADER
-from service_utils.http.transport import SendOptions, Transport
+from service_utils.http.transport import SendOptions, Transport, checked_cert, checked_verify
 from service_utils.http.urls import BaseURL, fill_path
 from service_utils.policies.deadline import Deadline
 
@@ -178,7 +178,7 @@ def build(
         prepared.body = CallerBody(body, code)  # type: ignore[assignment]
     return Outgoing(
         method=method,
-        label=path.partition("?")[0].partition("#")[0] or "/",
+        label="/" + path.partition("?")[0].partition("#")[0].lstrip("/"),
         idempotency_key=key,
         request_id=request_id,
         prepared=prepared,
@@ -230,8 +230,8 @@ def _options(method: str, arguments: Mapping[str, Any], deadline: Deadline | Non
         stream=bool(arguments.get("stream")),
         allow_redirects=bool(arguments.get("allow_redirects", method != "HEAD")),
         proxies=arguments.get("proxies"),
-        verify=arguments.get("verify"),
-        cert=arguments.get("cert"),
+        verify=checked_verify(arguments.get("verify")),
+        cert=checked_cert(arguments.get("cert")),
         deadline=deadline,
     )
 

@@ -22,9 +22,19 @@ from service_utils.http.body import read_body
 from service_utils.http.urls import BaseURL
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["SendOptions", "SessionTransport", "Timeout", "Transport", "resolve_verify"]
+__all__ = [
+    "Cert",
+    "SendOptions",
+    "SessionTransport",
+    "Timeout",
+    "Transport",
+    "checked_cert",
+    "checked_verify",
+    "resolve_verify",
+]
 
 Timeout: TypeAlias = "float | tuple[float | None, float | None] | None"
+Cert: TypeAlias = "str | tuple[str, str]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +54,7 @@ class SendOptions:
     allow_redirects: bool = True
     proxies: Mapping[str, str] | None = None
     verify: bool | str | None = None
-    cert: str | tuple[str, str] | None = None
+    cert: Cert | None = None
     deadline: Deadline | None = None
 
 
@@ -68,10 +78,8 @@ class Transport(Protocol):
         ...
 
 
-def resolve_verify(verify: bool | str) -> bool | str:
-    """What ``verify`` comes to: a given path or False as it is, True after a look at the environment.
-
-    ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` and ``SSL_CERT_FILE`` are honoured in this order.
+def checked_verify(verify: Any) -> bool | str | None:
+    """``verify`` as it may be handed on: True, False, None, or the path of something that exists.
 
     Raises:
         TypeError: It is neither a bool nor a path.
@@ -79,16 +87,49 @@ def resolve_verify(verify: bool | str) -> bool | str:
     """
     if isinstance(verify, os.PathLike):
         verify = os.fspath(verify)
-    if not isinstance(verify, bool | str):
+    if verify is not None and not isinstance(verify, bool | str):
         raise TypeError(f"verify={verify!r}: must be True, False or the path of a CA bundle")
-    source, path = "verify", verify
-    if verify is True:
+    return _existing("verify", verify) if isinstance(verify, str) else verify
+
+
+def checked_cert(cert: Any) -> Cert | None:
+    """A client certificate as it may be handed on: None, a file, or a pair of certificate and key.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: It names a file that is not there.
+    """
+    if cert is None:
+        return None
+    parts = tuple(cert) if isinstance(cert, tuple | list) else (cert,)
+    if len(parts) > 2 or not all(isinstance(part, str | os.PathLike) for part in parts):
+        raise TypeError(f"cert={cert!r}: must be the path of a certificate, or a pair of certificate and key")
+    paths = [_existing("cert", os.fspath(part)) for part in parts]
+    return (paths[0], paths[1]) if len(paths) == 2 else paths[0]
+
+
+def resolve_verify(verify: Any) -> bool | str:
+    """What ``verify=`` of a client comes to: a path or False as it is, True after a look at the environment.
+
+    ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` and ``SSL_CERT_FILE`` are honoured in this order.
+
+    Raises:
+        TypeError: It is neither a bool nor a path.
+        ValueError: It, or a variable, names a file or folder that is not there.
+    """
+    given = checked_verify(verify)
+    if given is None:
+        raise TypeError("verify=None: must be True, False or the path of a CA bundle")
+    if given is True:
         for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
             if found := os.environ.get(variable):
-                source, path = variable, found
-                break
-    if isinstance(path, str) and not os.path.exists(path):
-        raise ValueError(f"{source}={path!r}: there is no such file or folder")
+                return _existing(variable, found)
+    return given
+
+
+def _existing(what: str, path: str) -> str:
+    if not os.path.exists(path):
+        raise ValueError(f"{what}={path!r}: there is no such file or folder")
     return path
 
 
@@ -115,7 +156,7 @@ class SessionTransport:
         pool_maxsize: int,
         max_response_bytes: int,
         verify: bool | str,
-        cert: str | tuple[str, str] | None,
+        cert: Cert | None,
         trust_env: bool,
     ) -> None:
         self._base = base
@@ -126,8 +167,9 @@ class SessionTransport:
         # A cookie that one user's call brings must not travel with another's; cookies put in by hand still
         # do.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        self._verify = resolve_verify(verify)
-        self._cert = cert
+        # A session that was given keeps its own settings unless the client's arguments say otherwise.
+        self._verify = None if session is not None and verify is True else resolve_verify(verify)
+        self._cert = checked_cert(cert)
 
     def prepare(self, request: requests.Request) -> PreparedRequest:
         """See :meth:`Transport.prepare`."""
@@ -156,15 +198,15 @@ class SessionTransport:
             self._session.close()
 
     def _send_once(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
-        verify = self._verify if options.verify is None or options.verify is True else options.verify
+        verify = self._verify if options.verify in (None, True) else options.verify
         cert = self._cert if options.cert is None else options.cert
         settings: dict[str, Any] = dict(
             self._session.merge_environment_settings(
                 prepared.url, dict(options.proxies or {}), True, verify, cert
             )
         )
-        if not self._session.trust_env or isinstance(verify, str):
-            settings["verify"] = verify
+        if verify is not None:
+            settings["verify"] = verify  # requests lets REQUESTS_CA_BUNDLE of the moment override it
         return self._session.send(prepared, timeout=timeout, allow_redirects=False, **settings)
 
     def _next(self, response: Response) -> PreparedRequest | None:
