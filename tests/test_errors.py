@@ -214,5 +214,5 @@ def test_callers_own_mistakes(kind: type[requests.RequestException]) -> None:
     ],
 )
 def test_other_failures_are_not_the_callers(error: Exception) -> None:
-    """What the service or the way to it did is no mistake of the caller's, not even an answer without JSON."""
+    """What the service or the way to it did is not the caller's mistake, not even an answer without JSON."""
     assert not is_caller_error(error)
