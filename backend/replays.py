@@ -1,0 +1,130 @@
+"""Answers to requests that carried an ``Idempotency-Key``, kept so that a repeat gets the first answer again.
+
+One row per key. A *run* is one go at the request: a run that failed for certain is abandoned, and the next
+one is a new logical request with keys of its own. A run whose process died keeps its number: what it did at
+the other services is found again under its keys.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.services.common import Refusal
+
+__all__ = ["ReplayStore", "Turn"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS replays (
+    key TEXT PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    run INTEGER NOT NULL,
+    busy_until REAL NOT NULL,
+    kept_until REAL NOT NULL,
+    reply TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS replays_by_age ON replays (kept_until);
+"""
+_LOCK_WAIT = 5.0
+_KEPT = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a request may do now.
+
+    Attributes:
+        run: Its number; part of the keys of all calls it makes.
+        reply: The answer of an earlier run, or None when this one has to find it.
+    """
+
+    run: int
+    reply: dict[str, Any] | None
+
+
+class ReplayStore:
+    """Kept answers in one SQLite file, which several processes may share.
+
+    Args:
+        path: The file; it and its folder are made when they are not there.
+        lease: Seconds after which a run that neither finished nor was abandoned counts as dead.
+        now: The time of day in seconds, the same for all processes.
+
+    Raises:
+        sqlite3.Error: The file cannot be made or is no database.
+        OSError: The folder cannot be made.
+    """
+
+    def __init__(self, path: Path, *, lease: float, now: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._lease = lease
+        self._now = now
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._connection() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executescript(_SCHEMA)
+
+    def begin(self, key: str, fingerprint: str) -> Turn:
+        """Start a run, or get the answer of the one that finished.
+
+        Args:
+            key: Of the request, already scoped by user and route.
+            fingerprint: Of its body.
+
+        Raises:
+            Refusal: 409 with Retry-After while another run is under way; 422 when the key came with another
+                body.
+        """
+        now = self._now()
+        with self._writing() as db:
+            db.execute("DELETE FROM replays WHERE kept_until < ?", (now,))
+            row = db.execute(
+                "SELECT fingerprint, run, busy_until, reply FROM replays WHERE key = ?", (key,)
+            ).fetchone()
+            turn = Turn(0, None) if row is None else _turn(row, fingerprint, now)
+            if turn.reply is None:
+                db.execute(
+                    "INSERT OR REPLACE INTO replays VALUES (?, ?, ?, ?, ?, NULL)",
+                    (key, fingerprint, turn.run, now + self._lease, now + _KEPT),
+                )
+        return turn
+
+    def finish(self, key: str, reply: dict[str, Any]) -> None:
+        """Keep the answer."""
+        with self._writing() as db:
+            db.execute("UPDATE replays SET reply = ?, busy_until = 0 WHERE key = ?", (json.dumps(reply), key))
+
+    def abandon(self, key: str) -> None:
+        """Let the request be made anew: nothing came of this run for certain."""
+        with self._writing() as db:
+            db.execute(
+                "UPDATE replays SET run = run + 1, busy_until = 0 WHERE key = ? AND reply IS NULL", (key,)
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._connection() as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._path, timeout=_LOCK_WAIT, isolation_level=None)) as db:
+            yield db
+
+
+def _turn(row: tuple[str, int, float, str | None], fingerprint: str, now: float) -> Turn:
+    known, run, busy_until, reply = row
+    if known != fingerprint:
+        raise Refusal(422, "this Idempotency-Key was used with another body", field="Idempotency-Key")
+    if reply is None and busy_until > now:
+        seconds = str(max(1, math.ceil(min(busy_until - now, 5))))
+        raise Refusal(409, "a request with this key is being worked on", headers={"Retry-After": seconds})
+    return Turn(run, None if reply is None else json.loads(reply))
