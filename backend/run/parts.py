@@ -1,0 +1,122 @@
+"""The five parts that make the product on one machine, and where each of them listens."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from backend.config import SERVICES, ServiceDefaults
+
+__all__ = ["BACKEND", "HOST", "NAMES", "Part", "PortError", "check_ports", "find_part", "local_parts"]
+
+BACKEND = "backend"
+HOST = "127.0.0.1"
+NAMES = (BACKEND, *(service.name for service in SERVICES))
+
+_BACKEND_PORT = 5000
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class PortError(Exception):
+    """A part cannot listen where it should; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One process to be.
+
+    Attributes:
+        name: ``backend``, ``chroma``…
+        port: Where it listens, on 127.0.0.1.
+        setting: The variable that says so.
+    """
+
+    name: str
+    port: int
+    setting: str
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{HOST}:{self.port}"
+
+
+def local_parts(environ: Mapping[str, str]) -> list[Part]:
+    """What is to run here: the services whose URL points to this machine, then the backend.
+
+    Raises:
+        PortError: A setting is no port or no URL.
+    """
+    services = [service for service in SERVICES if _is_local(_url(service, environ))]
+    return [*(_service_part(service, environ) for service in services), _backend_part(environ)]
+
+
+def find_part(name: str, environ: Mapping[str, str]) -> Part:
+    """One part by its name, wherever its URL points: its port is taken from there.
+
+    Raises:
+        PortError: A setting is no port or no URL.
+        KeyError: There is no such part.
+    """
+    if name == BACKEND:
+        return _backend_part(environ)
+    return _service_part({service.name: service for service in SERVICES}[name], environ)
+
+
+def check_ports(parts: Sequence[Part]) -> None:
+    """Make sure that every part has a port of its own that nobody listens on.
+
+    Raises:
+        PortError: One has not.
+    """
+    taken: dict[int, Part] = {}
+    for part in parts:
+        other = taken.setdefault(part.port, part)
+        if other is not part:
+            raise PortError(
+                f"port {part.port} is given to both {other.name} and {part.name}: "
+                f"change {other.setting} or {part.setting}"
+            )
+        if _in_use(part.port):
+            raise PortError(
+                f"port {part.port} is in use: {part.name} cannot listen there (see {part.setting})"
+            )
+
+
+def _backend_part(environ: Mapping[str, str]) -> Part:
+    text = environ.get("BACKEND_PORT") or str(_BACKEND_PORT)
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise PortError(f"BACKEND_PORT={text!r}: must be a port, 1 to 65535")
+    return Part(BACKEND, int(text), "BACKEND_PORT")
+
+
+def _service_part(service: ServiceDefaults, environ: Mapping[str, str]) -> Part:
+    setting = f"{service.prefix}_SERVER_URL"
+    url = _url(service, environ)
+    try:
+        port = urlsplit(url).port
+    except ValueError:
+        raise PortError(f"{setting}={url!r}: has no usable port") from None
+    return Part(service.name, port or service.port, setting)
+
+
+def _url(service: ServiceDefaults, environ: Mapping[str, str]) -> str:
+    return environ.get(f"{service.prefix}_SERVER_URL") or service.default_url
+
+
+def _is_local(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and parts.hostname in _LOOPBACK
+
+
+def _in_use(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As the servers do it: connections of an earlier run that linger in TIME_WAIT are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False

@@ -1,0 +1,75 @@
+"""One part in this process: what ``--only`` runs, in a child of a run as well as by hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+import runpy
+import signal
+import sys
+import threading
+import time
+
+from backend.run.parts import BACKEND, HOST, Part, check_ports
+
+__all__ = ["run_part"]
+
+_FORMAT = "%(levelname)s %(name)s: %(message)s"
+_THREADS = 16
+_LAST_CHANCE = 10.0
+
+
+def run_part(part: Part, lifeline: int | None = None) -> None:
+    """Serve one part until SIGTERM, Ctrl-C or the end of the lifeline.
+
+    Args:
+        part: Which one, and where.
+        lifeline: The reading end of a pipe; when its other end is closed, this process ends.
+
+    Raises:
+        PortError: Its port is in use.
+        SystemExit: It cannot start; the reason stands on stderr.
+    """
+    if lifeline is not None:
+        threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    logging.basicConfig(level=_log_level(), format=_FORMAT)
+    check_ports([part])
+    if part.name == BACKEND:
+        _serve_backend(part)
+    else:
+        _serve_service(part)
+
+
+def _serve_backend(part: Part) -> None:
+    from backend.app import create_app
+    from backend.services.common import serve
+
+    try:
+        app = create_app()
+    except (ValueError, OSError) as error:
+        print(f"backend cannot start: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    serve(app, host=HOST, port=part.port, name=part.name, threads=_THREADS)
+
+
+def _serve_service(part: Part) -> None:
+    """As ``python -m backend.services.<name>`` would."""
+    module = f"backend.services.{part.name}"
+    sys.argv = [module, "--host", HOST, "--port", str(part.port)]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_with(lifeline: int) -> None:
+    while os.read(lifeline, 1024):
+        pass  # nothing is ever sent; only the end matters
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_CHANCE)
+    os._exit(1)
+
+
+def _log_level() -> str:
+    level = os.environ.get("LOG_LEVEL", "").upper() or "INFO"
+    if level not in logging.getLevelNamesMapping():
+        print(f"LOG_LEVEL={level!r}: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL", file=sys.stderr)
+        raise SystemExit(1)
+    return level
