@@ -88,9 +88,8 @@ def _check_seconds(name: str, value: object) -> None:
 class ServiceUtils:
     """The extension. One may serve several apps, and an app may be made long after it (``init_app``).
 
-    The head of a streamed answer leaves before its body is made, so ``X-Degraded`` cannot tell of a fallback
-    after that. Such a body sees the request's id, deadline and trace if its generator is wrapped in
-    ``flask.stream_with_context``; without that, Flask ends the request before the generator runs.
+    A streamed body (a generator) is made after Flask has ended the request. It sees the request's id,
+    deadline and trace all the same; only ``X-Degraded`` cannot tell of a fallback then: the head has left.
 
     Args:
         app: The app, or None.

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from functools import partial
+from typing import Any, Self, TypeAlias
 
 from flask import Flask, Response, g, request
 from flask.globals import request_ctx
@@ -15,6 +17,7 @@ from werkzeug.datastructures import Headers
 from service_utils.clock import Clock
 from service_utils.errors import TokenError
 from service_utils.http.context import (
+    ContextToken,
     bind_context,
     new_request_id,
     trace_headers,
@@ -45,6 +48,7 @@ class _State:
 
     request_id: str | None = None
     deadline: Deadline | None = None
+    bind: Callable[[], ContextToken] | None = None
     degradations: list[str] = field(default_factory=list)
     closing: ExitStack = field(default_factory=ExitStack)
 
@@ -53,7 +57,7 @@ class _State:
         try:
             self.closing.close()
         except ValueError:
-            # contextvars says so in another context than the request's, such as that of a thread whose garbage
+            # contextvars says so in another context than the request's, as that of a thread whose garbage
             # collector closes an abandoned stream. Nothing is bound there.
             return
 
@@ -109,8 +113,8 @@ class Inbound:
             seconds = self.request_deadline
         state.deadline = None if seconds is None else Deadline.after(seconds, self.clock)
         trace = trace_headers(headers.get("traceparent"), headers.get("tracestate"))
-        token = bind_context(request_id=state.request_id, deadline=state.deadline, trace=trace)
-        state.closing.callback(unbind_context, token)
+        state.bind = partial(bind_context, request_id=state.request_id, deadline=state.deadline, trace=trace)
+        state.closing.callback(unbind_context, state.bind())
 
     def _time_left(self, headers: Headers) -> float | None:
         """The seconds the caller gives us, or None when it does not say, says nonsense or is not believed."""
@@ -128,7 +132,43 @@ class Inbound:
             response.headers[_REQUEST_ID] = state.request_id
         if state.degradations:
             response.headers[_DEGRADED] = "true"
+        if state.bind is not None and response.is_streamed and not response.direct_passthrough:
+            response.response = _Body(response.response, state.bind)
         return response
+
+
+class _Body:
+    """A streamed body that is made within the context of its request, which has ended by then.
+
+    The context is there for each step alone: nothing is left behind in whatever thread takes the steps, and
+    nothing when the caller hangs up in the middle.
+    """
+
+    def __init__(self, chunks: Iterable[Any], bind: Callable[[], ContextToken]) -> None:
+        self._chunks = chunks
+        self._steps = iter(chunks)
+        self._bind = bind
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        with self._bound():
+            return next(self._steps)
+
+    def close(self) -> None:
+        close = getattr(self._chunks, "close", None)
+        if close is not None:
+            with self._bound():
+                close()
+
+    @contextmanager
+    def _bound(self) -> Iterator[None]:
+        token = self._bind()
+        try:
+            yield
+        finally:
+            unbind_context(token)
 
 
 def _shows_valid_token(headers: Headers) -> bool:
