@@ -64,6 +64,8 @@ def error_for(call: Call, tried: Tried, *, raise_for_status: bool) -> Exception 
             call.sentence("ended" if call.attempts or call.refreshed else "was not sent", _why(call, error)),
         )
         return error
+    if verdict.kind is FailureKind.CALLER:
+        return error
     if error is not None:
         return described(error, call.sentence("failed"))
     if response is not None and verdict.failed and call.policy.raise_on_status:

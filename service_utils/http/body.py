@@ -41,6 +41,29 @@ class CallerCode:
 
         return noted
 
+    def wrap_hook(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for a response hook, which must not leave a response behind that nobody can close."""
+        noted = self.wrap(hook)
+
+        def closing(response: requests.Response, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return noted(response, *args, **kwargs)
+            except requests.HTTPError:
+                _read_quietly(response)  # raise_for_status: the caller may want to see why
+                raise
+            except BaseException:
+                response.close()
+                raise
+
+        return closing
+
+
+def _read_quietly(response: requests.Response) -> None:
+    try:
+        _ = response.content
+    except (requests.RequestException, RuntimeError):
+        response.close()
+
 
 class CallerBody:
     """A streamed request body of the caller: a generator, an iterable or a file.

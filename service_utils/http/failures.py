@@ -5,7 +5,6 @@ from __future__ import annotations
 import requests
 from requests import exceptions as rex
 
-from service_utils.errors import is_caller_error
 from service_utils.http.classify import Verdict
 
 __all__ = ["described", "status_error"]
@@ -18,8 +17,6 @@ def described(error: Exception, sentence: str) -> Exception:
     not changed. What is no ``RequestException`` but came from the network becomes a
     ``requests.ConnectionError``.
     """
-    if is_caller_error(error):
-        return error
     if isinstance(error, rex.RequestException):
         if type(error).__module__ != rex.__name__:
             return error

@@ -221,7 +221,7 @@ def _noted_hooks(hooks: Mapping[str, Any] | None, code: CallerCode) -> dict[str,
     noted = {}
     for event, given in hooks.items():
         several: Iterable[Any] = given if isinstance(given, list | tuple) else (given,)
-        noted[event] = [code.wrap(hook) for hook in several]
+        noted[event] = [code.wrap_hook(hook) for hook in several]
     return noted
 
 
