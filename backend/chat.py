@@ -136,7 +136,7 @@ class Chat:
         # The user has paid: not even a bug of ours may take the answer from him now.
         with best_effort("chat history", catch=Exception) as effort:
             history = self._history.append(request.project_id, entry)
-            snapshot = self._snapshots.take(request.project_id, f"Chat with {user}")
+            snapshot = self._snapshots.take(request.project_id, "Chat", user)
         if effort.error is not None:
             logger.error("An answer that is paid for could not be written down", exc_info=effort.error)
         return Reply(

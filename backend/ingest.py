@@ -82,8 +82,12 @@ class Ingestion:
         self._index = index
         self._snapshots = snapshots
 
-    def run(self, job: DocumentsRequest) -> Ingested:
+    def run(self, user: str, job: DocumentsRequest) -> Ingested:
         """Save, index and snapshot the documents.
+
+        Args:
+            user: In whose name.
+            job: The documents and their project.
 
         Raises:
             IndexingFailed: Chroma did not take one of them.
@@ -93,9 +97,8 @@ class Ingestion:
             saved = [each.key for each in job.documents if self._save(job.project_id, each)]
         with within(keep=_KEEP_FOR_SNAPSHOT):
             indexed = self._index_all(job, saved)
-        return Ingested(
-            indexed, saved, self._snapshots.take(job.project_id, f"Ingest {len(indexed)} documents")
-        )
+        message = f"Ingest {len(indexed)} documents"
+        return Ingested(indexed, saved, self._snapshots.take(job.project_id, message, user))
 
     def _save(self, project_id: str, document: Document) -> bool:
         body = {"project_id": project_id, "file_path": document.path, "content": document.text}

@@ -6,12 +6,12 @@ No silent conversions, and a field nobody knows is refused: a mistyped ``curency
 from __future__ import annotations
 
 import hashlib
-import posixpath
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, StringConstraints, field_validator
 
 from backend.services.common import RequestModel
+from backend.services.filesystem.paths import check_file_path
 
 __all__ = [
     "HISTORY_PATH",
@@ -66,7 +66,7 @@ class Document(RequestModel):
         Field(min_length=1, max_length=_LONGEST_DOCUMENT, validation_alias=AliasChoices("text", "content")),
     ]
     id: _DocumentId | None = None
-    file_path: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    file_path: Annotated[str, AfterValidator(check_file_path)] | None = None
     metadata: Annotated[dict[_MetadataName, _Scalar], Field(max_length=_MOST_METADATA)] = Field(
         default_factory=dict
     )
@@ -81,7 +81,7 @@ class Document(RequestModel):
     @field_validator("file_path")
     @classmethod
     def _leaves_history_alone(cls, path: str | None) -> str | None:
-        if path is not None and posixpath.normpath(path).casefold() == HISTORY_PATH:
+        if path is not None and path.casefold() == HISTORY_PATH:
             raise ValueError(f"{HISTORY_PATH} is where the chat history lies")
         return path
 

@@ -20,13 +20,13 @@ class Snapshots:
     def __init__(self, git: ResilientServiceClient) -> None:
         self._git = git
 
-    def take(self, project_id: str, message: str) -> str | None:
+    def take(self, project_id: str, message: str, author: str) -> str | None:
         """Commit the project's files. Returns the commit, or None when Git did not make one."""
         with best_effort("git snapshot"):
             response = self._git.post(
                 "/snapshot/{project_id}",
                 path_params={"project_id": project_id},
-                json={"message": message},
+                json={"message": message, "author": author},
                 deadline=_WITHIN,
             )
             return member(accepted(response), "sha", str)

@@ -12,9 +12,10 @@ _MOST_WORDS = 64
 _LONGEST_SENTENCE = 600
 
 _FUNCTION_WORDS = frozenset(
-    "a about an and any are as at be been but by can could did do does for from had has have how i if in "
-    "into is it its me my no not of on or our please should so tell than that the their them then there "
-    "these they this to us was we were what when where which who whom whose why will with would you your".split()
+    "a about an and any are as at be been but by can could did do does for from had has have how i if "
+    "in into is it its me my no not of on or our please should so tell than that the their them then "
+    "there these they this to us was we were what when where which who whom whose why will with would "
+    "you your".split()
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, current_app, jsonify
 
-from backend.context import backend
+from backend.context import backend, current_user
 from backend.ingest import IndexingFailed
 from backend.models import DocumentsRequest
 from backend.services.common import parse
@@ -18,7 +18,7 @@ routes = Blueprint("documents", __name__)
 def documents() -> Response:
     """Take documents into a project."""
     job = parse(DocumentsRequest)
-    done = backend().ingestion.run(job)
+    done = backend().ingestion.run(current_user(), job)
     saved = set(done.saved)
     not_saved = [key for key in done.indexed if key not in saved]
     return jsonify(
