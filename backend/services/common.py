@@ -37,6 +37,7 @@ DEFAULT_MAX_BODY = 16 * 2**20
 
 _OPEN_ENDPOINTS = frozenset({"health", "ready"})
 _MOST_ERRORS_LISTED = 20
+_OWN_WORDS = "Value error, "  # what pydantic puts before the message of a validator of ours
 _RETRY_STORAGE_AFTER = "1"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -183,7 +184,7 @@ def _validated(validate: Callable[[], Model]) -> Model:
         # The offending values stay out: they can be large, and they are the user's own text.
         found = error.errors(include_url=False, include_input=False, include_context=False)
     errors = [
-        {"field": ".".join(map(str, one["loc"])) or "body", "message": one["msg"]}
+        {"field": ".".join(map(str, one["loc"])) or "body", "message": one["msg"].removeprefix(_OWN_WORDS)}
         for one in found[:_MOST_ERRORS_LISTED]
     ]
     first = errors[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -80,7 +81,7 @@ class Delete(RequestModel):
 
 
 def create_app(data: Path) -> Flask:
-    """The service's app.
+    """The service's app. Its store is ``app.extensions["chroma"]``, which the caller closes.
 
     Args:
         data: Folder for its database; made when missing.
@@ -91,6 +92,7 @@ def create_app(data: Path) -> Flask:
     """
     store = VectorStore(data / "chroma.db")
     app = make_service_app("chroma", ready=store.ping)
+    app.extensions["chroma"] = store
     routes: dict[str, Callable[[VectorStore], Response]] = {
         "/add": _add,
         "/add_chunks": _add_chunks,
@@ -108,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = service_parser("chroma", DEFAULT_PORT).parse_args(argv)
     with starting("chroma"):
         app = create_app(arguments.data)
-    serve(app, host=arguments.host, port=arguments.port, name="chroma", threads=arguments.threads)
+    with closing(app.extensions["chroma"]):
+        serve(app, host=arguments.host, port=arguments.port, name="chroma", threads=arguments.threads)
 
 
 def _bound(view: Callable[[VectorStore], Response], store: VectorStore) -> Callable[[], Response]:
