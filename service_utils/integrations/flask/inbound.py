@@ -51,9 +51,11 @@ class _State:
     bind: Callable[[], ContextToken] | None = None
     degradations: list[str] = field(default_factory=list)
     closing: ExitStack = field(default_factory=ExitStack)
+    closed: bool = False
 
     def close(self) -> None:
         """Take back what was bound for the request."""
+        self.closed = True
         try:
             self.closing.close()
         except ValueError:
@@ -133,20 +135,21 @@ class Inbound:
         if state.degradations:
             response.headers[_DEGRADED] = "true"
         if state.bind is not None and response.is_streamed and not response.direct_passthrough:
-            response.response = _Body(response.response, state.bind)
+            response.response = _Body(response.response, state, state.bind)
         return response
 
 
 class _Body:
-    """A streamed body that is made within the context of its request, which has ended by then.
+    """A streamed body that is made within the context of its request, which may have ended by then.
 
     The context is there for each step alone: nothing is left behind in whatever thread takes the steps, and
     nothing when the caller hangs up in the middle.
     """
 
-    def __init__(self, chunks: Iterable[Any], bind: Callable[[], ContextToken]) -> None:
+    def __init__(self, chunks: Iterable[Any], state: _State, bind: Callable[[], ContextToken]) -> None:
         self._chunks = chunks
         self._steps = iter(chunks)
+        self._state = state
         self._bind = bind
 
     def __iter__(self) -> Self:
@@ -164,11 +167,14 @@ class _Body:
 
     @contextmanager
     def _bound(self) -> Iterator[None]:
-        token = self._bind()
+        closed, token = self._state.closed, self._bind()
         try:
             yield
         finally:
-            unbind_context(token)
+            # Where stream_with_context holds the request open (before Flask 3.1.2) the last step ends it, and
+            # that has brought back what was bound before the request.
+            if self._state.closed == closed:
+                unbind_context(token)
 
 
 def _shows_valid_token(headers: Headers) -> bool:
