@@ -158,7 +158,7 @@ def _is_failed_response(result: object) -> TypeGuard[_Response]:
 
 def _carry_record(response: object, error: Exception) -> None:
     record = record_of(response)
-    if record is not None and record_of(error) is None:
+    if record is not None and getattr(error, "call", None) is None:
         attach_call(error, record)
 
 
