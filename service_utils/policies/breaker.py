@@ -162,7 +162,12 @@ class CircuitBreaker:
         with self._lock:
             permit = self._acquire_locked(now, told)
             state, remaining = self._state, self._cooldown_locked(now)
-        self._tell(told)
+        try:
+            self._tell(told)
+        except BaseException:  # interrupted or killed in a listener: the caller never sees the permit
+            if permit is not None:
+                self.release(permit)
+            raise
         if permit is None:
             raise self._refusal(state, remaining)
         return permit
