@@ -62,15 +62,21 @@ class Rules:
         return cls(types, classify)
 
     def outcome_of(self, error: BaseException | None) -> Outcome:
-        """Classify what the guarded code ended with. What ``classify`` raises passes to the caller."""
+        """Classify what the guarded code ended with. What ``classify`` raises passes to the caller.
+
+        Raises:
+            TypeError: ``classify`` returned neither an :class:`Outcome` nor None.
+        """
         if error is None:
             return Outcome.SUCCESS
         if not isinstance(error, Exception) or isinstance(error, self.ignore):
             return Outcome.IGNORED
         if self.classify is not None:
             outcome = self.classify(error)
-            if outcome is not None:
+            if type(outcome) is Outcome:
                 return outcome
+            if outcome is not None:
+                raise TypeError(f"classify returned {outcome!r}: must be an Outcome or None")
         refused = isinstance(error, ServiceUnavailable | TokenError)
         unsent = isinstance(error, DeadlineExceeded) and not error.sent
         return Outcome.IGNORED if refused or unsent else Outcome.FAILURE
@@ -128,11 +134,11 @@ def settle(
     breaker: CircuitBreaker, permit: Permit, rules: Rules, error: BaseException | None, duration: float
 ) -> None:
     """Record how the guarded code ended. The permit is given back even when ``classify`` itself fails."""
-    outcome = Outcome.IGNORED
+    outcome, retry_after = Outcome.IGNORED, None
     try:
         outcome = rules.outcome_of(error)
-    finally:
         retry_after = getattr(error, "retry_after", None)
+    finally:
         breaker.record(
             permit,
             outcome,
