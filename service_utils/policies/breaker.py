@@ -55,13 +55,22 @@ class Permit:
     does nothing.
 
     Attributes:
+        owner: The breaker that gave it, the only one to take it back.
         generation: The spell in which it was given.
         half_open: Whether the call is a probe.
     """
 
-    __slots__ = ("expires_at", "generation", "half_open", "open")
+    __slots__ = ("expires_at", "generation", "half_open", "open", "owner")
 
-    def __init__(self, generation: int, *, half_open: bool = False, expires_at: float | None = None) -> None:
+    def __init__(
+        self,
+        owner: CircuitBreaker,
+        generation: int,
+        *,
+        half_open: bool = False,
+        expires_at: float | None = None,
+    ) -> None:
+        self.owner = owner
         self.generation = generation
         self.half_open = half_open
         self.expires_at = expires_at
@@ -199,8 +208,8 @@ class CircuitBreaker:
     ) -> None:
         """Give a permit back and tell how the call went.
 
-        A result of an earlier generation, of an expired probe or of a permit already given back changes
-        nothing.
+        A result of an earlier generation, of an expired probe, of a permit already given back or of another
+        breaker's permit changes nothing.
 
         Args:
             permit: From :meth:`acquire`.
@@ -218,7 +227,7 @@ class CircuitBreaker:
         told: list[Event] = []
         with self._lock:
             self._expire_locked(now, told)
-            if permit.open:
+            if permit.open and permit.owner is self:
                 permit.open = False
                 self._probes.discard(permit)
                 if permit.generation == self._generation:
@@ -359,8 +368,8 @@ class CircuitBreaker:
             told.append(self._rejection_locked(now))
             return None
         if self._state is not CircuitState.HALF_OPEN:
-            return Permit(self._generation)
-        permit = Permit(self._generation, half_open=True, expires_at=now + self.config.probe_seconds)
+            return Permit(self, self._generation)
+        permit = Permit(self, self._generation, half_open=True, expires_at=now + self.config.probe_seconds)
         self._probes.add(permit)
         return permit
 
