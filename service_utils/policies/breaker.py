@@ -290,7 +290,7 @@ class CircuitBreaker:
                     "ignored": self._totals.ignored,
                     "rejected": self._totals.rejected,
                 },
-                "half_open_in_use": len(self._probes),
+                "half_open_in_use": self._live_probes_locked(now),
                 "opened_count": self._opened_count,
                 "recovery_timeout": self.config.recovery_timeout,
                 "cooldown_remaining": self._cooldown_locked(now),
@@ -377,9 +377,12 @@ class CircuitBreaker:
         if self._state is CircuitState.OPEN:
             return now < self._open_until
         if self._state is CircuitState.HALF_OPEN:
-            live = sum(1 for probe in self._probes if not _expired(probe, now))
+            live = self._live_probes_locked(now)
             return live == len(self._probes) and live >= self.config.half_open_max_calls
         return self._state is CircuitState.FORCED_OPEN
+
+    def _live_probes_locked(self, now: float) -> int:
+        return sum(1 for probe in self._probes if not _expired(probe, now))
 
     def _expire_locked(self, now: float, told: list[Event]) -> None:
         """A probe that never reported failed at the moment its time was over, not when that is noticed."""
@@ -389,6 +392,7 @@ class CircuitBreaker:
             if probe.expires_at is not None and _expired(probe, now)
         ]
         if due:
+            self._failures += 1
             self._totals.failed += 1
             self._note_failure_locked(f"a probe did not report within {self.config.probe_seconds:g} s")
             self._probe_failed_locked(min(due), None, told)
