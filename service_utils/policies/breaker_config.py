@@ -8,6 +8,7 @@ from service_utils.policies.checks import require_count, require_fraction, requi
 
 __all__ = ["BreakerConfig"]
 
+_PROBE_SECONDS = 60.0  # where no other time says how long a probe may take
 _LATER = ("window_size", "window_seconds", "slow_call_seconds", "half_open_quota")
 
 
@@ -20,7 +21,8 @@ class BreakerConfig:
         recovery_timeout: How long it stays open before a probe may pass.
         success_threshold: Successful probes that close it.
         half_open_max_calls: Probes that may be under way at once.
-        half_open_timeout: When a probe that has not reported counts as failed; default: ``recovery_timeout``.
+        half_open_timeout: When a probe that has not reported counts as failed; default: ``recovery_timeout``,
+            or 60 where that is 0.
         window_size: Not in this version, like ``window_seconds``, ``slow_call_seconds`` and
             ``half_open_quota``.
         window_seconds: See ``window_size``.
@@ -81,4 +83,4 @@ class BreakerConfig:
     @property
     def probe_seconds(self) -> float:
         """How long a probe may take before it counts as failed."""
-        return self.recovery_timeout if self.half_open_timeout is None else self.half_open_timeout
+        return self.half_open_timeout or self.recovery_timeout or _PROBE_SECONDS
