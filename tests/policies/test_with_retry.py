@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from service_utils.clock import SystemClock
 from service_utils.policies import retry
 from service_utils.policies.backoff import fixed
 from service_utils.policies.budget import RetryBudget
@@ -253,6 +254,24 @@ def test_a_cut_attempt_is_not_tried_again() -> None:
     assert began == [1]
 
 
+def test_a_cut_is_the_end_whatever_the_clock_says() -> None:
+    """Event loops wake a little early: what was cut is over, also when the clock still sees time left."""
+    began = []
+
+    class Late(SystemClock):
+        def monotonic(self) -> float:
+            return 100.0
+
+    @with_retry(9, 0, timeout=0.05, clock=Late())
+    async def hang() -> None:
+        began.append(1)
+        await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(hang())
+    assert began == [1]
+
+
 def test_time_outs_of_the_functions_own_are_retried() -> None:
     """A TimeoutError that the function raises by itself is a failure like any other."""
     calls = []
@@ -349,6 +368,12 @@ def test_retry_after_beyond_patience(clock: FakeClock) -> None:
     with pytest.raises(AwayError, match="failure 1"):
         with_retry(clock=clock)(failing(9, retry_after=60.5))()
     assert clock.slept == []
+
+
+def test_retry_after_at_the_end_of_patience(clock: FakeClock) -> None:
+    """A minute is still waited for."""
+    assert with_retry(clock=clock)(failing(1, retry_after=60))() == 2
+    assert 60 <= clock.slept[0] <= 75
 
 
 def test_retry_after_beyond_the_timeout(clock: FakeClock) -> None:
