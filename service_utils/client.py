@@ -16,6 +16,8 @@ from service_utils.client_options import (
     FAILURE_THRESHOLD,
     MAX_RETRIES,
     RECOVERY_TIMEOUT,
+    check_collaborators,
+    check_flags,
     check_timeout,
     checked_clock,
     checked_headers,
@@ -132,6 +134,8 @@ class ResilientServiceClient:
         max_response_bytes: int = 64 * 2**20,
     ) -> None:
         refuse_later_options(store=store, bulkhead=bulkhead, rate_limit=rate_limit, probe=probe)
+        check_flags(trust_env=trust_env, idempotency_keys=idempotency_keys, raise_for_status=raise_for_status)
+        check_collaborators(session=session, registry=registry, dead_letters=dead_letters)
         require_count("pool_maxsize", pool_maxsize)
         require_count("max_response_bytes", max_response_bytes)
         if deadline is not None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from types import EllipsisType
 from typing import Any
 
+import requests
+
 from service_utils.clock import SYSTEM, Clock
 from service_utils.events import Listener
 from service_utils.http.tokens import EnvToken, TokenProvider, is_internal_host
@@ -17,11 +19,14 @@ from service_utils.policies.breaker import BreakerConfig
 from service_utils.policies.checks import require_count, require_seconds
 from service_utils.policies.retry import RetryPolicy
 from service_utils.profiles import current_profile
+from service_utils.registry import ServiceRegistry
 
 __all__ = [
     "FAILURE_THRESHOLD",
     "MAX_RETRIES",
     "RECOVERY_TIMEOUT",
+    "check_collaborators",
+    "check_flags",
     "check_timeout",
     "checked_clock",
     "checked_headers",
@@ -203,6 +208,31 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         if value != value.strip() or any(char in value for char in "\r\n\0"):
             raise ValueError(f"headers: the value of {name!r} must not hold line breaks or space around it")
     return given
+
+
+def check_flags(**flags: Any) -> None:
+    """Require each to be True or False.
+
+    Raises:
+        TypeError: One of them is neither.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name}={value!r}: must be True or False")
+
+
+def check_collaborators(*, session: Any, registry: Any, dead_letters: Any) -> None:
+    """Require the objects that a client works with to be what they should be, where they are given.
+
+    Raises:
+        TypeError: One of them is not.
+    """
+    if session is not None and not isinstance(session, requests.Session):
+        raise TypeError(f"session={session!r}: must be a requests.Session")
+    if registry is not None and not isinstance(registry, ServiceRegistry):
+        raise TypeError(f"registry={registry!r}: must be a ServiceRegistry")
+    if dead_letters is not None and not callable(getattr(dead_letters, "add", None)):
+        raise TypeError(f"dead_letters={dead_letters!r}: must have a method add()")
 
 
 def refuse_later_options(**options: object) -> None:

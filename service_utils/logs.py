@@ -82,7 +82,7 @@ class LoggingListener:
 
     def _attempt_failed(self, event: AttemptFailed) -> None:
         args: tuple[object, ...] = (event.number, event.max_attempts, event.detail)
-        text = "[%s] Attempt %d/%d not made: %s"
+        text = "[%s] Attempt %d/%d given up: %s"
         if event.kind is FailureKind.STATUS:
             args = (event.status, event.number, event.max_attempts)
             text = "[%s] Server error %s on attempt %d/%d"

@@ -96,9 +96,9 @@ def fallback(pattern: str, status: str, detail: str = "") -> FallbackUsed:
         (
             failed(FailureKind.REFUSED, "no token"),
             "WARNING",
-            "Attempt 1/3 not made: no token",
+            "Attempt 1/3 given up: no token",
         ),
-        (failed(FailureKind.CALLER, "bad header"), "WARNING", "Attempt 1/3 not made: bad header"),
+        (failed(FailureKind.CALLER, "bad header"), "WARNING", "Attempt 1/3 given up: bad header"),
         (RetryScheduled(**ATTEMPT, delay=1.0), "WARNING", "Retrying in 1s..."),
         (RetryScheduled(**ATTEMPT, delay=0.8749), "WARNING", "Retrying in 0.87s..."),
         (finished(EndReason.SUCCESS), "DEBUG", "✓ GET /query succeeded"),

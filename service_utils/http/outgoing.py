@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,7 +164,7 @@ def build(
             url,
             headers=headers,
             params=arguments.get("params"),
-            data=arguments.get("data"),
+            data=_data(arguments.get("data")),
             json=arguments.get("json"),
             files=arguments.get("files"),
             cookies=arguments.get("cookies"),
@@ -187,6 +188,11 @@ def build(
         fixed=frozenset(name.lower() for name in headers),
         _base_path=urlsplit(defaults.base.url).path,
     )
+
+
+def _data(data: Any) -> Any:
+    # requests takes the length of a StringIO in characters and then sends its bytes.
+    return data.read().encode() if isinstance(data, io.StringIO) else data
 
 
 def _merged(defaults: Mapping[str, str], given: Mapping[str, str | None] | None) -> CaseInsensitiveDict[Any]:

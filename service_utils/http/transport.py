@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
+from urllib.parse import urljoin
 
 import requests
 from requests import PreparedRequest, Response
@@ -163,7 +164,7 @@ class SessionTransport:
         self._service = service
         self._limit = max_response_bytes
         self._owned = session is None
-        self._session = _new_session(pool_maxsize, trust_env) if session is None else session
+        self._session = _new_session(base, pool_maxsize, trust_env) if session is None else session
         # A cookie that one user's call brings must not travel with another's; cookies put in by hand still
         # do.
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -217,8 +218,26 @@ class SessionTransport:
         return following
 
 
-def _new_session(pool_maxsize: int, trust_env: bool) -> requests.Session:
-    session = requests.Session()
+class _OriginSession(requests.Session):
+    """A session to which a redirect that leads elsewhere, or nowhere, is no redirect."""
+
+    def __init__(self, base: BaseURL) -> None:
+        super().__init__()
+        self._base = base
+
+    def get_redirect_target(self, resp: Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is None:
+            return None
+        try:
+            following = urljoin(str(resp.url), target)
+        except ValueError:
+            return None
+        return target if self._base.contains(following) else None
+
+
+def _new_session(base: BaseURL, pool_maxsize: int, trust_env: bool) -> requests.Session:
+    session = _OriginSession(base)
     session.trust_env = trust_env
     for prefix in ("http://", "https://"):
         session.mount(prefix, HTTPAdapter(pool_connections=4, pool_maxsize=pool_maxsize))

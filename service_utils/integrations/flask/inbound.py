@@ -75,7 +75,7 @@ class Inbound:
     Attributes:
         context: Whether id, deadline and trace are bound.
         degraded_header: Whether degraded answers carry ``X-Degraded: true``.
-        request_deadline: Seconds a request has when its caller says nothing that is believed; None: no limit.
+        request_deadline: Seconds a request has at most; None: as many as a believed caller gives it.
         trust_deadline: Whether every caller is believed, not only those with a valid internal token.
         clock: What deadlines are measured with.
     """
@@ -110,9 +110,8 @@ class Inbound:
         headers = request.headers
         received = headers.get(_REQUEST_ID)
         state.request_id = received if received and valid_request_id(received) else new_request_id()
-        seconds = self._time_left(headers)
-        if seconds is None:
-            seconds = self.request_deadline
+        limits = [limit for limit in (self.request_deadline, self._time_left(headers)) if limit is not None]
+        seconds = min(limits, default=None)  # a caller may shorten our own limit, never lengthen it
         state.deadline = None if seconds is None else Deadline.after(seconds, self.clock)
         trace = trace_headers(headers.get("traceparent"), headers.get("tracestate"))
         state.bind = partial(bind_context, request_id=state.request_id, deadline=state.deadline, trace=trace)

@@ -171,8 +171,13 @@ class TestDeadline:
         assert make_app(request_deadline=None).test_client().get("/bound").get_json()["left"] is None
 
     def test_one_of_ours_is_believed(self, app: Flask, token: str) -> None:
-        """A caller with the internal token says how much time it has left, up to a minute."""
+        """A caller with the internal token says how much time it has left, within our own limit."""
         assert self.ask(app, "1500", token).get_json()["left"] == 1.5
+        assert self.ask(app, "40000", token).get_json()["left"] == 25.0
+
+    def test_nobody_is_believed_beyond_a_minute(self, token: str) -> None:
+        """Where an app sets no limit of its own, a believed caller may give up to 60 seconds."""
+        app = make_app(request_deadline=None)
         assert self.ask(app, "40000", token).get_json()["left"] == 40.0
         assert self.ask(app, "3600000", token).get_json()["left"] == 60.0
 
@@ -224,7 +229,7 @@ class TestDeadline:
 
     @given(st.one_of(st.text(st.characters(max_codepoint=255), max_size=30), st.integers().map(str)))
     def test_any_header_gives_a_sane_deadline(self, text: str) -> None:
-        """Whatever bytes arrive, a request has between nothing and a minute."""
+        """Whatever bytes arrive, a request has between nothing and the app's own limit."""
         overrides = {"HTTP_X_REQUEST_TIMEOUT_MS": text}
         response = FUZZED.test_client().get("/bound", environ_overrides=overrides)
         if not re.fullmatch("[0-9]{1,18}", text):
@@ -232,7 +237,7 @@ class TestDeadline:
         elif int(text) == 0:
             assert response.status_code == 504
         else:
-            assert response.get_json()["left"] == min(int(text) / 1000, 60.0)
+            assert response.get_json()["left"] == min(int(text) / 1000, 25.0)
 
 
 FUZZED = make_app(trust_deadline=True)
