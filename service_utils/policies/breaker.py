@@ -132,7 +132,9 @@ class CircuitBreaker:
         self.clock = clock if clock is not None else SYSTEM
         self._rules = guard.Rules.of(ignore, classify)
         self._random = random.random
-        self._lock = threading.Lock()
+        # Re-entrant because the garbage collector, and a signal handler, may run in the middle of a locked
+        # section: a forgotten coroutine that is closed there gives its permit back to this very breaker.
+        self._lock = threading.RLock()
         self._totals = _Totals()
         self._state = CircuitState.CLOSED
         self._generation = 0
@@ -382,13 +384,13 @@ class CircuitBreaker:
         return self._state is CircuitState.FORCED_OPEN
 
     def _live_probes_locked(self, now: float) -> int:
-        return sum(1 for probe in self._probes if not _expired(probe, now))
+        return sum(1 for probe in tuple(self._probes) if not _expired(probe, now))
 
     def _expire_locked(self, now: float, told: list[Event]) -> None:
         """A probe that never reported failed at the moment its time was over, not when that is noticed."""
         due = [
             probe.expires_at
-            for probe in self._probes
+            for probe in tuple(self._probes)
             if probe.expires_at is not None and _expired(probe, now)
         ]
         if due:
