@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -148,27 +149,46 @@ def settle(
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A ``with`` block that has been entered and not left."""
+
+    breaker: CircuitBreaker
+    permit: Permit
+    began: float
+    frame: int  # which function body the block stands in
+
+
 # The ``with`` statement hands nothing from __enter__ to __exit__, so the permits of this thread or task lie
 # here, innermost last. One variable for all breakers: a context variable per breaker would never be freed.
-_entered: ContextVar[tuple[tuple[CircuitBreaker, Permit, float], ...]] = ContextVar("_entered", default=())
+_entered: ContextVar[tuple[_Entry, ...]] = ContextVar("_entered", default=())
 
 
 def enter(breaker: CircuitBreaker, now: float) -> None:
     """Take a permit for a ``with`` block."""
-    permit = breaker.acquire()
-    _entered.set((*_entered.get(), (breaker, permit, now)))
+    entry = _Entry(breaker, breaker.acquire(), now, _body())
+    _entered.set((*_entered.get(), entry))
 
 
 def leave(breaker: CircuitBreaker, error: BaseException | None, rules: Rules, now: float) -> None:
-    """Settle the innermost ``with`` block of this breaker.
+    """Settle the innermost ``with`` block of this breaker in the same function body.
+
+    Generators need not leave their blocks in the order in which they entered them: hence the function body.
+    Where it says nothing (an ``ExitStack`` enters and leaves in bodies of its own) the innermost counts.
 
     A block that is left in another context than it was entered in (a generator finished by another thread)
     finds no permit here; a probe's expires by itself then.
     """
     entries = _entered.get()
-    for index in range(len(entries) - 1, -1, -1):
-        owner, permit, began = entries[index]
-        if owner is breaker:
-            _entered.set(entries[:index] + entries[index + 1 :])
-            settle(breaker, permit, rules, error, now - began)
-            return
+    mine = [entry for entry in reversed(entries) if entry.breaker is breaker]
+    if not mine:
+        return
+    body = _body()
+    left = next((entry for entry in mine if entry.frame == body), mine[0])
+    _entered.set(tuple(entry for entry in entries if entry is not left))
+    settle(breaker, left.permit, rules, error, now - left.began)
+
+
+def _body() -> int:
+    """The function body with the ``with`` statement: three calls up, behind ``enter`` and ``__enter__``."""
+    return id(sys._getframe(3))
