@@ -69,14 +69,14 @@ class ServiceError(RequestException):
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {key: value for key, value in self.__dict__.items() if key not in ("request", "response")}
-        return _rebuild, (type(self), str(self), fields)
+        # The fields travel as state, not as arguments: one of them may refer back to this very error.
+        return _rebuild, (type(self), str(self)), fields
 
 
-def _rebuild(kind: type[E], message: str, fields: dict[str, Any]) -> E:
-    """Make an error again from its message and its fields, whatever its constructor looks like."""
+def _rebuild(kind: type[E], message: str) -> E:
+    """Make an error again from its message, whatever its constructor looks like."""
     error = kind.__new__(kind, message)
     RequestException.__init__(error, message)
-    error.__dict__.update(fields)
     return error
 
 

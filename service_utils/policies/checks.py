@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-__all__ = ["require_count", "require_fraction", "require_seconds"]
+from service_utils.clock import SYSTEM, Clock
+from service_utils.events import Listener
+
+__all__ = ["checked_clock", "checked_listeners", "require_count", "require_fraction", "require_seconds"]
+
+
+def checked_clock(clock: Clock | None) -> Clock:
+    """The clock given, or the machine's. Requires the methods of :class:`~service_utils.clock.Clock`."""
+    if clock is None:
+        return SYSTEM
+    if not isinstance(clock, Clock):
+        raise TypeError(f"clock={clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
+    return clock
+
+
+def checked_listeners(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
+    """The listeners as a tuple. Requires that each can be called."""
+    if not isinstance(listeners, Iterable):
+        raise TypeError(f"listeners={listeners!r}: must be listeners in a tuple or list")
+    given = tuple(listeners)
+    for listener in given:
+        if not callable(listener):
+            raise TypeError(f"listeners: {listener!r}: must be a callable that takes one event")
+    return given
 
 
 def require_count(name: str, value: Any, *, least: int = 1) -> None:
@@ -20,7 +44,7 @@ def require_count(name: str, value: Any, *, least: int = 1) -> None:
 def require_seconds(name: str, value: Any, *, zero: bool = True) -> None:
     """Require a finite number of seconds, not negative, and not zero either unless ``zero`` allows it."""
     _require_number(name, value)
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+    if not _is_finite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{name}={value!r}: must be a finite number of seconds {'>= 0' if zero else '> 0'}")
 
 
@@ -34,3 +58,10 @@ def require_fraction(name: str, value: Any, *, zero: bool = True) -> None:
 def _require_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: must be a number")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
