@@ -29,11 +29,12 @@ from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
 from service_utils.calls import Outcome
-from service_utils.clock import SYSTEM, Clock
+from service_utils.clock import Clock
 from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitChanged, CircuitRejected, CircuitState, Event, Listener, notify
 from service_utils.policies import guard
 from service_utils.policies.breaker_config import BreakerConfig
+from service_utils.policies.checks import checked_clock, checked_listeners
 from service_utils.policies.guard import Classify
 
 __all__ = ["BreakerConfig", "CircuitBreaker", "CircuitState", "Outcome", "Permit"]
@@ -128,8 +129,8 @@ class CircuitBreaker:
         self.name = name
         self.label = label or name
         self.config = _config(config, fields)
-        self.listeners = tuple(listeners)
-        self.clock = clock if clock is not None else SYSTEM
+        self.listeners = checked_listeners(listeners)
+        self.clock = checked_clock(clock)
         self._rules = guard.Rules.of(ignore, classify)
         self._random = random.random
         # Re-entrant because the garbage collector, and a signal handler, may run in the middle of a locked
