@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -134,16 +135,22 @@ class ServiceRegistry:
         return {name: breaker.get_stats() for name, breaker in self.circuit_breakers().items()}
 
     def reset_all_circuits(self) -> None:
-        """Close every circuit by hand."""
-        for breaker in self.circuit_breakers().values():
+        """Close every circuit by hand, also that of a stand-alone breaker which a client's hides."""
+        with self._lock:
+            breakers = [*self._breakers.values(), *(client.breaker for client in self._clients.values())]
+        for breaker in breakers:
             breaker.reset()
 
     def close(self) -> None:
-        """Close every client; stand-alone breakers are forgotten."""
-        for client in self.clients():
-            client.close()
+        """Close every client; stand-alone breakers are forgotten.
+
+        A client that cannot be closed does not keep the others open; what it raised is raised at the end.
+        """
         with self._lock:
             self._breakers.clear()
+        with contextlib.ExitStack() as stack:
+            for client in reversed(self.clients()):
+                stack.callback(client.close)
 
     def __repr__(self) -> str:
         return f"<ServiceRegistry {', '.join(self.names()) or 'empty'}>"
