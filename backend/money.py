@@ -33,6 +33,7 @@ _RESERVED_FOR = (
 )
 _RELEASE_WITHIN = 3.0
 _STATUSES_OF_DOUBT = frozenset({408, 409})
+_CAPTURED = "captured"
 _NO_MONEY = 402
 _CONFLICT = 409
 _OTHER_BODY = 422
@@ -132,10 +133,11 @@ class Billing:
             )
             reservation.settled = True
             return Settlement.PENDING
-        if not response.ok and _member(response, "state") != "captured":
+        if not response.ok and _member(response, "state") != _CAPTURED:
             raise _refused(response)
         reservation.settled = True
-        return Settlement.CHARGED
+        confirmed = _member(response, "state") == _CAPTURED
+        return Settlement.CHARGED if confirmed else Settlement.PENDING
 
     def _release(self, reservation: Reservation) -> None:
         body = {"reservation_id": reservation.reservation_id}

@@ -26,12 +26,13 @@ def within(*, most: float | None = None, keep: float = 0.0) -> Iterator[None]:
 
     Args:
         most: Seconds for all of them together; None for no limit but the request's.
-        keep: Seconds of the request's time that are left when they are up.
+        keep: Seconds of the request's time that are left when they are up; half of it, if that is less.
     """
     limits = [] if most is None else [Deadline.after(most)]
     inbound = current_deadline()
     if inbound is not None:
-        limits.append(Deadline.after(max(inbound.remaining() - keep, 0.0)))
+        left = inbound.remaining()
+        limits.append(Deadline.after(left - min(keep, left / 2)))
     with _deadline(min(limits, key=Deadline.remaining, default=None)):
         yield
 
