@@ -10,7 +10,7 @@ import requests
 from backend.answers import accepted
 from backend.index import DocumentIndex
 from backend.models import Document, DocumentsRequest
-from backend.search import collection_of
+from backend.search import PATH_IN_METADATA, collection_of
 from backend.snapshots import Snapshots
 from backend.timing import within
 from service_utils import ResilientServiceClient, best_effort, fail_closed
@@ -124,6 +124,6 @@ class Ingestion:
             "collection_name": collection_of(project_id),
             "ids": [document.key],
             "documents": [document.text],
-            "metadatas": [{**document.metadata, "file_path": document.path}],
+            "metadatas": [{**document.metadata, PATH_IN_METADATA: document.path}],
         }
         accepted(self._chroma.post("/add", json=body))

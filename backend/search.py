@@ -13,9 +13,13 @@ from backend.models import HISTORY_PATH
 from service_utils import FallbackChain, ResilientServiceClient
 from service_utils.policies.fallback import Strategy
 
-__all__ = ["Found", "Search", "collection_of"]
+__all__ = ["PATH_IN_METADATA", "Found", "Search", "collection_of"]
+
+PATH_IN_METADATA = "backend:file_path"
+"""Under which name a document's path stands beside its own metadata at Chroma."""
 
 _FILESYSTEM_WITHIN = 4.0
+_LONGEST_FILE_QUERY = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Search:
         response = self._filesystem.get(
             "/projects/{project_id}/search",
             path_params={"project_id": project_id},
-            params={"q": query, "limit": n_results + 1},
+            params={"q": query[:_LONGEST_FILE_QUERY], "limit": n_results + 1},
             deadline=_FILESYSTEM_WITHIN,
         )
         return _file_results(accepted(response))[:n_results]
@@ -103,11 +107,17 @@ def _chroma_results(response: requests.Response) -> list[dict[str, Any]]:
     try:
         columns = [answer[name][0] for name in ("ids", "documents", "metadatas", "distances")]
         return [
-            {"id": key, "text": text, "score": 1.0 - distance, "metadata": metadata or {}}
+            _chroma_result(key, text, 1.0 - distance, dict(metadata or {}))
             for key, text, metadata, distance in zip(*columns, strict=True)
         ]
     except (LookupError, TypeError, ValueError) as error:
         raise bad_answer(response, "the answer is no query result") from error
+
+
+def _chroma_result(key: str, text: str, score: float, metadata: dict[str, Any]) -> dict[str, Any]:
+    path = metadata.pop(PATH_IN_METADATA, None)
+    found = {"id": key, "text": text, "score": score, "metadata": metadata}
+    return found if path is None else {**found, "file_path": path}
 
 
 def _file_results(response: requests.Response) -> list[dict[str, Any]]:
