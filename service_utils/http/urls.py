@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
 __all__ = ["BaseURL", "Origin", "fill_path", "origin_of"]
@@ -14,6 +14,8 @@ Origin = tuple[str, str, int]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x20\x7f-\x9f]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_HTTP = re.compile(r"https?://", re.IGNORECASE)
+_QUERY = re.compile(r"[?#].*", re.DOTALL)
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SEPARATORS = re.compile(r"/|\\|%2f|%5c", re.IGNORECASE)
 _ENCODED_DOT = re.compile(r"%2e", re.IGNORECASE)
@@ -44,35 +46,37 @@ class BaseURL:
     url: str
     host: str
     origin: Origin
-    userinfo: tuple[str, str] | None
+    userinfo: tuple[str, str] | None = field(repr=False)
 
     @classmethod
-    def parse(cls, base_url: str) -> BaseURL:
+    def parse(cls, base_url: str, *, what: str = "base_url") -> BaseURL:
         """Check and take apart a base URL.
+
+        Args:
+            base_url: The URL.
+            what: The argument or variable it comes from, for the errors.
 
         Raises:
             TypeError: It is no string.
             ValueError: It is no plain http(s) address of a service; the message never shows a password.
         """
         if not isinstance(base_url, str):
-            raise TypeError(f"base_url={base_url!r}: must be a string")
-        shown = _without_userinfo(base_url)
+            raise TypeError(f"{what}={base_url!r}: must be a string")
+        shown = f"{what}={_shown(base_url)!r}"
         if _CONTROL.search(base_url) or "\\" in base_url:
-            raise ValueError(
-                f"base_url={shown!r}: must not contain spaces, control characters or backslashes"
-            )
+            raise ValueError(f"{shown}: must not contain spaces, control characters or backslashes")
         try:
             parts = urlsplit(base_url)
             port = parts.port
-        except ValueError as error:
-            raise ValueError(f"base_url={shown!r}: {error}") from None
+        except ValueError:  # its text may hold the password
+            raise ValueError(f"{shown}: is no well-formed URL with a port up to 65535") from None
         if parts.scheme.lower() not in _DEFAULT_PORTS or not parts.hostname:
-            raise ValueError(f"base_url={shown!r}: must look like http://host:port or https://host:port/path")
+            raise ValueError(f"{shown}: must look like http://host:port or https://host:port/path")
         if parts.query or parts.fragment or base_url.endswith(("?", "#")):
-            raise ValueError(f"base_url={shown!r}: must have no query and no fragment")
+            raise ValueError(f"{shown}: must have no query and no fragment")
         if port == 0:
-            raise ValueError(f"base_url={shown!r}: port 0 is no address")
-        _refuse_climbing("base_url", parts.path)
+            raise ValueError(f"{shown}: port 0 is no address")
+        _refuse_climbing(what, parts.path)
         url = _without_userinfo(base_url).rstrip("/")
         userinfo = None
         if parts.username is not None or parts.password is not None:
@@ -143,9 +147,17 @@ def _refuse_climbing(what: str, path: str) -> None:
 
 
 def _without_userinfo(url: str) -> str:
-    scheme, mark, rest = url.partition("://")
-    if not mark:
-        return url if "@" not in url else "***"
-    end = re.search(r"[/?#\\]", rest)
-    authority = rest[: end.start()] if end else rest
-    return f"{scheme}://{authority.rpartition('@')[2]}{rest[len(authority) :]}"
+    """A well-formed URL without user and password."""
+    scheme, _, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
+
+
+def _shown(url: str) -> str:
+    """A URL that may not be well-formed, for an error: without whatever could be a password or a key."""
+    scheme = _HTTP.match(url)
+    start = scheme[0] if scheme else ""
+    before, mark, after = url[len(start) :].rpartition("@")
+    if _QUERY.search(before):
+        return f"{start}***"
+    return f"{start}{'***' if mark else ''}{mark}{_QUERY.sub('?***', after)}"
