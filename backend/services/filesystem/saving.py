@@ -2,8 +2,8 @@
 
 The content is written beside its place under a name of its own, then renamed. A save with a key is noted in
 the receipts just before the rename and marked as finished just after it. A process killed in between leaves
-an unfinished note; the next save of that file, whoever asks for it, settles it first: is the file beside still
-there, the rename has not happened and the key is free again; is it gone, the save was done.
+an unfinished note; the next save of that file, whoever asks for it, settles it first: is the file beside
+still there, the rename has not happened and the key is free again; is it gone, the save was done.
 """
 
 from __future__ import annotations
