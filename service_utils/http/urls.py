@@ -17,8 +17,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SEPARATORS = re.compile(r"/|\\|%2f|%5c", re.IGNORECASE)
 _ENCODED_DOT = re.compile(r"%2e", re.IGNORECASE)
+# What parts segments: that depends on who reads the path, and a client cannot know who will.
+_SEPARATORS = tuple(
+    re.compile(form, re.IGNORECASE) for form in (r"/", r"/|%2f", r"/|\\|%5c", r"/|\\|%2f|%5c")
+)
 
 
 def origin_of(url: str) -> Origin:
@@ -102,7 +105,9 @@ class BaseURL:
         return self.url + path if path.startswith("/") else f"{self.url}/{path}"
 
     def contains(self, url: str) -> bool:
-        """Whether a URL has this address's origin."""
+        """Whether a URL has this address's origin, whoever reads it."""
+        if _CONTROL.search(url) or "\\" in url:
+            return False  # readers of URLs disagree about where the host of such a one is
         try:
             return origin_of(url) == self.origin
         except ValueError:
@@ -125,25 +130,36 @@ def fill_path(template: str, params: Mapping[str, object]) -> str:
 
 
 def _segment(name: str, value: object) -> str:
-    if value is None or isinstance(value, bool | bytes):
+    if value is None or isinstance(value, bool | bytes | bytearray | list | tuple | set | dict):
         raise TypeError(f"path_params: {name}={value!r}: must be a string or a number")
     text = str(value)
-    if text in ("", ".", ".."):
+    unquoted = (text.split("/"), text.replace("\\", "/").split("/"))  # as some servers see it
+    if text in ("", ".") or any(map(_climbs, unquoted)):
         raise ValueError(f"path_params: {name}={text!r}: cannot be a path segment")
-    return quote(text, safe="")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise ValueError(f"path_params: {name}={text!r}: holds characters that are none") from None
 
 
 def _refuse_climbing(what: str, path: str) -> None:
     """Refuse dot segments that lead above the start, also in the disguises a server may undo."""
+    plain = _ENCODED_DOT.sub(".", path)
+    if ".." in plain and any(_climbs(form.split(plain)) for form in _SEPARATORS):
+        raise ValueError(f"{what}={path!r}: must not climb out of the base path")
+
+
+def _climbs(segments: list[str]) -> bool:
     depth = 0
-    for segment in _SEPARATORS.split(path):
-        dots = _ENCODED_DOT.sub(".", segment)
-        if dots == "..":
+    for segment in segments:
+        name = segment.partition(";")[0]  # some servers cut parameters off a segment before they look at it
+        if name == "..":
             depth -= 1
-        elif dots not in ("", "."):
+        elif name not in ("", "."):
             depth += 1
         if depth < 0:
-            raise ValueError(f"{what}={path!r}: must not climb out of the base path")
+            return True
+    return False
 
 
 def _without_userinfo(url: str) -> str:
