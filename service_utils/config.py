@@ -10,11 +10,13 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
-from service_utils.policies.backoff import exponential
+from service_utils.http.urls import BaseURL
+from service_utils.policies.backoff import Backoff, exponential
 from service_utils.policies.breaker import BreakerConfig
+from service_utils.policies.checks import require_count
 from service_utils.policies.retry import RetryPolicy
 from service_utils.profiles import PROFILES, Profile, current_profile
 
@@ -22,6 +24,7 @@ __all__ = ["PROFILES", "Profile", "ServiceConfig", "current_profile"]
 
 T = TypeVar("T")
 
+_LONGEST_DELAY = 30.0  # seconds that back-off grows to, unless it begins above
 _PREFIX = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -40,14 +43,14 @@ class ServiceConfig:
         options: Further arguments of the client, as they were given.
     """
 
-    base_url: str
+    base_url: str = field(repr=False)  # may hold a password
     service_name: str
     name: str
     timeout: float | tuple[float, float]
     deadline: float | None
     retry: RetryPolicy
     breaker: BreakerConfig
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)  # may hold credentials
 
     @classmethod
     def from_env(
@@ -69,6 +72,7 @@ class ServiceConfig:
             **defaults: Arguments of the client, taken where the environment is silent.
 
         Raises:
+            TypeError: An argument is of the wrong type.
             ValueError: A variable has a value that cannot be used (the message names it), there is no URL, or
                 a plain argument stands beside the policy object that replaces it.
         """
@@ -76,10 +80,7 @@ class ServiceConfig:
             raise ValueError(f"prefix={prefix!r}: must be upper-case letters, digits and underscores")
         _refuse_pairs(defaults)
         env = _Environment(os.environ if environ is None else environ, prefix)
-        profile = current_profile()
-        base_url = env.text("SERVER_URL") or default_url
-        if base_url is None:
-            raise ValueError(f"{prefix}_SERVER_URL is not set, and there is no default_url")
+        profile = current_profile(environ)
         timeout = env.number("TIMEOUT", "API_TIMEOUT")
         deadline = env.number("DEADLINE", None)
         if env.text("MAX_CONCURRENT"):
@@ -87,7 +88,7 @@ class ServiceConfig:
                 f"{prefix}_MAX_CONCURRENT={env.text('MAX_CONCURRENT')!r}: bulkheads are not in this version"
             )
         return cls(
-            base_url=base_url,
+            base_url=_base_url(env, default_url),
             service_name=service_name or prefix.replace("_", " ").title(),
             name=defaults.pop("name", None) or prefix.lower(),
             timeout=defaults.pop("timeout", profile.timeout)
@@ -107,19 +108,25 @@ class _Environment:
 
     def __init__(self, environ: Mapping[str, str], prefix: str) -> None:
         self._environ = environ
-        self._prefix = prefix
+        self.prefix = prefix
 
     def text(self, setting: str) -> str | None:
-        return self._environ.get(f"{self._prefix}_{setting}", "").strip() or None
+        return self._environ.get(f"{self.prefix}_{setting}", "").strip() or None
 
     def number(self, setting: str, common: str | None) -> float | None:
-        return self._parsed((f"{self._prefix}_{setting}", common), _seconds)
+        return self._parsed((f"{self.prefix}_{setting}", common), _seconds)
 
     def count(self, setting: str, common: str) -> int | None:
-        return self._parsed((f"{self._prefix}_{setting}", common), _count)
+        return self._parsed((f"{self.prefix}_{setting}", common), _count)
 
     def common_number(self, variable: str) -> float | None:
         return self._parsed((variable,), _seconds_or_none)
+
+    def named(self, setting: str, common: str) -> str:
+        """The variable that :meth:`number` or :meth:`count` took its value from, with what it says."""
+        own = f"{self.prefix}_{setting}"
+        variable = own if self._environ.get(own, "").strip() else common
+        return f"{variable}={self._environ.get(variable, '').strip()!r}"
 
     def _parsed(self, variables: tuple[str | None, ...], parse: Callable[[str], T]) -> T | None:
         for variable in variables:
@@ -155,6 +162,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _base_url(env: _Environment, default_url: str | None) -> str:
+    what, url = f"{env.prefix}_SERVER_URL", env.text("SERVER_URL")
+    if url is None:
+        if default_url is None:
+            raise ValueError(f"{what} is not set, and there is no default_url")
+        what, url = "default_url", default_url
+    BaseURL.parse(url, what=what)
+    return url
+
+
 def _drop(defaults: dict[str, Any], key: str, value: T) -> T:
     defaults.pop(key, None)
     return value
@@ -171,34 +188,45 @@ def _refuse_pairs(defaults: Mapping[str, Any]) -> None:
 
 
 def _retry(env: _Environment, defaults: dict[str, Any], profile: Profile) -> RetryPolicy:
+    changes: dict[str, Any] = {}
     attempts = env.count("MAX_RETRIES", "API_RETRY_MAX")
+    if attempts is not None:
+        changes["max_attempts"] = attempts
     base = env.common_number("API_RETRY_BASE_DELAY")
-    given: RetryPolicy | None = defaults.pop("retry", None)
+    if base is not None:
+        changes["backoff"] = _backoff(base)
+    given = defaults.pop("retry", None)
     in_code = defaults.pop("max_retries", profile.max_retries)
     if given is None:
-        return RetryPolicy(
-            max_attempts=in_code if attempts is None else attempts,
-            backoff=exponential(base=profile.retry_base_delay if base is None else base),
-        )
-    changes: dict[str, Any] = {} if attempts is None else {"max_attempts": attempts}
-    if base is not None:
-        changes["backoff"] = exponential(base=base)
-    return dataclasses.replace(given, **changes)
+        require_count("max_retries", in_code)
+        given = RetryPolicy(max_attempts=in_code, backoff=_backoff(profile.retry_base_delay))
+    elif not isinstance(given, RetryPolicy):
+        raise TypeError(f"retry={given!r}: must be a RetryPolicy")
+    return dataclasses.replace(given, **changes) if changes else given
+
+
+def _backoff(base: float) -> Backoff:
+    return exponential(base=base, cap=max(base, _LONGEST_DELAY))
 
 
 def _breaker(env: _Environment, defaults: dict[str, Any], profile: Profile) -> BreakerConfig:
+    changes: dict[str, Any] = {}
     threshold = env.count("FAILURE_THRESHOLD", "CIRCUIT_BREAKER_FAILURE_THRESHOLD")
+    if threshold is not None:
+        changes["failure_threshold"] = threshold
     recovery = env.number("RECOVERY_TIMEOUT", "CIRCUIT_BREAKER_TIMEOUT")
-    given: BreakerConfig | None = defaults.pop("breaker", None)
+    if recovery is not None:
+        changes["recovery_timeout"] = recovery
+    given = defaults.pop("breaker", None)
     in_code = {
         "failure_threshold": defaults.pop("failure_threshold", profile.failure_threshold),
         "recovery_timeout": defaults.pop("recovery_timeout", profile.recovery_timeout),
     }
-    changes: dict[str, Any] = {}
-    if threshold is not None:
-        changes["failure_threshold"] = threshold
-    if recovery is not None:
-        changes["recovery_timeout"] = recovery
     if given is None:
-        return BreakerConfig(**{**in_code, **changes})
-    return dataclasses.replace(given, **changes)
+        given = BreakerConfig(**in_code)
+    elif not isinstance(given, BreakerConfig):
+        raise TypeError(f"breaker={given!r}: must be a BreakerConfig")
+    try:
+        return dataclasses.replace(given, **changes) if changes else given
+    except ValueError as error:  # the variable does not go with another field of the code's
+        raise ValueError(f"{env.named('RECOVERY_TIMEOUT', 'CIRCUIT_BREAKER_TIMEOUT')}: {error}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["PROFILES", "Profile", "current_profile"]
@@ -67,13 +68,17 @@ PROFILES = {
 }
 
 
-def current_profile() -> Profile:
+def current_profile(environ: Mapping[str, str] | None = None) -> Profile:
     """The profile that ``SERVICE_UTILS_PROFILE`` names; ``development`` when it is unset or empty.
+
+    Args:
+        environ: In place of ``os.environ``.
 
     Raises:
         ValueError: It names no profile.
     """
-    name = os.environ.get(_VARIABLE, "").strip().lower() or "development"
+    variables = os.environ if environ is None else environ
+    name = variables.get(_VARIABLE, "").strip().lower() or "development"
     profile = PROFILES.get(name)
     if profile is None:
         raise ValueError(f"{_VARIABLE}={name!r}: must be one of {', '.join(PROFILES)}")
