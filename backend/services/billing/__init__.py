@@ -6,6 +6,6 @@ account always sum to its balance. It is a service for one machine and for tests
 opening grant, whatever its currency.
 """
 
-from backend.services.billing.app import create_app
+from backend.services.billing.app import create_app, main
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "main"]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 from flask import Flask, Response, jsonify, request
 from pydantic import ValidationError
@@ -25,14 +24,15 @@ from backend.services.billing.models import (
 from backend.services.billing.schema import MONEY_LIMIT
 from backend.services.billing.transaction import Answer
 from backend.services.common import Refusal, make_service_app, parse, parse_query
-from backend.services.serving import serve, service_parser
+from backend.services.serving import serve, service_parser, starting
 from service_utils.clock import SYSTEM, Clock
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER, checked_key
 from service_utils.integrations.flask.problems import problem
 
-__all__ = ["create_app", "main", "starting_balance_from_env"]
+__all__ = ["DEFAULT_PORT", "create_app", "main", "starting_balance_from_env"]
 
-DEFAULT_STARTING_BALANCE = 1_000_000_000
+DEFAULT_PORT: Final = 6004
+DEFAULT_STARTING_BALANCE: Final = 1_000_000_000
 _STARTING_BALANCE_VARIABLE = "BILLING_STARTING_BALANCE"
 _MAX_BODY = 64 * 1024
 _REPLAYED_HEADER = "Idempotency-Replayed"
@@ -52,7 +52,8 @@ def create_app(
         clock: Its ``now()`` decides when reservations expire.
 
     Raises:
-        ValueError: ``starting_balance`` or the variable is no amount.
+        ValueError: ``starting_balance`` or the variable is no amount, or profile ``production`` has no
+            internal token.
         OSError, sqlite3.Error: The ledger cannot be opened.
     """
     if starting_balance is None:
@@ -144,11 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 1 and one line on stderr when the ledger or the address cannot be had.
     """
-    options = service_parser("billing", 6004).parse_args(argv)
-    try:
+    options = service_parser("billing", DEFAULT_PORT).parse_args(argv)
+    with starting("billing"):
         app = create_app(options.data)
-    except (OSError, ValueError, sqlite3.Error) as error:
-        print(f"billing cannot start with {options.data}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
     with closing(app.extensions["billing"]):
         serve(app, host=options.host, port=options.port, name="billing", threads=options.threads)

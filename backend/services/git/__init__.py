@@ -9,6 +9,6 @@ the last file was deleted. A project without a folder has no files, which is a 4
 missing is never recorded as the deletion of everything.
 """
 
-from backend.services.git.app import create_app
+from backend.services.git.app import create_app, main
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "main"]

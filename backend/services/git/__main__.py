@@ -2,4 +2,5 @@
 
 from backend.services.git.app import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from flask import Flask, Response, jsonify
 from pydantic import Field, StringConstraints
@@ -19,11 +18,13 @@ from backend.services.git.errors import (
     UnknownProjectError,
 )
 from backend.services.git.repository import LOCK_TIMEOUT, Repositories
-from backend.services.serving import projects_dir, serve, service_parser
+from backend.services.serving import projects_dir, serve, service_parser, starting
 from service_utils.clock import SYSTEM, Clock
 from service_utils.integrations.flask.problems import problem
 
-__all__ = ["create_app", "main"]
+__all__ = ["DEFAULT_PORT", "create_app", "main"]
+
+DEFAULT_PORT: Final = 6005
 
 _PROJECT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _SHA = re.compile(r"[0-9a-f]{40}")
@@ -76,6 +77,7 @@ def create_app(
         lock_timeout: Seconds a snapshot waits for others of its project before it is answered with 503.
 
     Raises:
+        ValueError: Profile ``production`` has no internal token.
         OSError: The data folder cannot be made.
     """
     repositories = Repositories(data, projects, clock=clock, lock_timeout=lock_timeout)
@@ -134,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 1 and one line on stderr when the data folder or the address cannot be had.
     """
-    parser = service_parser("git", 6005)
+    parser = service_parser("git", DEFAULT_PORT)
     parser.add_argument(
         "--projects",
         type=Path,
@@ -142,9 +144,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of the projects' files (default: %(default)s)",
     )
     options = parser.parse_args(argv)
-    try:
+    with starting("git"):
         app = create_app(options.data, options.projects)
-    except OSError as error:
-        print(f"git cannot start with {options.data}: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
     serve(app, host=options.host, port=options.port, name="git", threads=options.threads)

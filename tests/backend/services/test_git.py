@@ -514,6 +514,7 @@ def test_snapshots_go_on_after_a_stock_gc(git: Git) -> None:
     first = git.snapshot()["sha"]
     git.stock("gc", "-q", "--prune=now")
     assert git.snapshot()["changed"] is False
+    assert git.stock("count-objects").startswith("0 objects")
     assert "+one\n" in git.diff(first)["diff"]
     git.write("a.txt", "two\n")
     assert git.snapshot()["changed"] is True
