@@ -37,6 +37,8 @@ _TOKEN_PREVIOUS = "INTERNAL_SERVICE_TOKEN_PREVIOUS"
 _HOSTS = "INTERNAL_TOKEN_HOSTS"
 
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_NAME = re.compile(r"[a-z0-9._-]+")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _NUMERIC_HOST = re.compile(r"(0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 _INTERNAL_SUFFIXES = (".internal", ".local", ".svc", ".svc.cluster.local", ".localhost")
 _INTERNAL_NETWORKS = tuple(
@@ -79,12 +81,20 @@ class StaticToken:
     Args:
         token: The secret.
         header: The header it travels in.
+
+    Raises:
+        TypeError: One of them is no string.
+        ValueError: One of them cannot be sent.
     """
 
     __slots__ = ("_headers",)
 
     def __init__(self, token: str, header: str = INTERNAL_TOKEN_HEADER) -> None:
-        self._headers = {checked_token("header", header): checked_token("token", token)}
+        if not isinstance(header, str):
+            raise TypeError(f"header={header!r}: must be a string")
+        if not _HEADER_NAME.fullmatch(header):
+            raise ValueError(f"header={header!r}: must be the name of a header")
+        self._headers = {header: checked_token("token", token)}
 
     def headers(self, name: str) -> dict[str, str]:
         """The header with the token."""
@@ -229,7 +239,7 @@ def is_internal_host(host: str) -> bool:
     """
     host = host.strip("[]").rstrip(".").lower()
     try:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        address = ipaddress.ip_address(host)
     except ValueError:
         return _is_internal_name(host) or _is_declared(host)
     mapped = getattr(address, "ipv4_mapped", None) or address
@@ -237,15 +247,18 @@ def is_internal_host(host: str) -> bool:
 
 
 def _is_internal_name(host: str) -> bool:
+    if not _NAME.fullmatch(host):
+        # Full-width digits and dots, for one, become plain ones on the way to the resolver.
+        return False
     if "." not in host:
         # A bare number is an address in disguise: "134744072" is 8.8.8.8.
-        return bool(host) and not _NUMERIC_HOST.fullmatch(host)
+        return not _NUMERIC_HOST.fullmatch(host)
     return host.endswith(_INTERNAL_SUFFIXES)
 
 
 def _is_declared(host: str) -> bool:
     for entry in os.environ.get(_HOSTS, "").lower().split(","):
-        name = entry.strip().removeprefix("*").rstrip(".")
+        name = entry.strip().removeprefix("*").strip("[]").rstrip(".")
         if name and (host.endswith(name) if name.startswith(".") else host == name):
             return True
     return False
