@@ -16,9 +16,10 @@ __all__ = ["TokenKeeper"]
 class _Refresh:
     """A refresh under way, for those who wait for it."""
 
-    __slots__ = ("done", "error", "useful")
+    __slots__ = ("by", "done", "error", "useful")
 
     def __init__(self) -> None:
+        self.by = threading.get_ident()
         self.done = threading.Event()
         self.error: BaseException | None = None
         self.useful = True
@@ -40,6 +41,7 @@ class TokenKeeper:
         self._lock = threading.Lock()
         self._version = 0
         self._under_way: _Refresh | None = None
+        self._last: _Refresh | None = None  # what became of the one that made this version
 
     def headers(self) -> tuple[Mapping[str, str], int]:
         """The credentials and the version they are of.
@@ -60,38 +62,48 @@ class TokenKeeper:
             Whether repeating the call makes sense.
 
         Raises:
-            TokenError: The refresh failed; each waiting thread gets a copy of its own.
+            TokenError: The refresh failed; each thread gets a copy of its own, with the same cause.
         """
         if not callable(getattr(self._provider, "refresh", None)):
             return False
         with self._lock:
-            if version != self._version:
-                return True
-            flight, mine = self._under_way, False
+            # Credentials older than the last refresh share what became of that one.
+            flight = self._under_way if version == self._version else self._last
+            mine = flight is None
             if flight is None:
                 flight = self._under_way = _Refresh()
-                mine = True
         if mine:
             self._fly(flight)
-        elif not flight.done.wait(None if deadline is None else deadline.remaining()):
+        elif not self._landed(flight, deadline):
             return False
         if flight.error is not None:
-            raise flight.error if mine else copy.copy(flight.error)
+            raise copy.copy(flight.error) from flight.error.__cause__
         return flight.useful
 
+    def _landed(self, flight: _Refresh, deadline: Deadline | None) -> bool:
+        """Wait for another thread's refresh; the refresh itself, where it calls this service, cannot."""
+        if flight.by == threading.get_ident() and not flight.done.is_set():
+            return False
+        return flight.done.wait(None if deadline is None else deadline.remaining())
+
     def _fly(self, flight: _Refresh) -> None:
+        interrupted = False
         try:
             flight.useful = self._provider.refresh(self._name) is not False  # type: ignore[attr-defined]
         except Exception as error:
             flight.error = self._as_token_error(error)
             flight.error.__cause__ = error
         except BaseException:
-            flight.error = TokenError(f"{self._service}: the refresh of the credentials was interrupted")
+            interrupted = True
+            text = f"{self._service}: the refresh of the credentials was interrupted"
+            flight.error = TokenError(text, service=self._service)
             raise
         finally:
             with self._lock:
-                self._version += 1
                 self._under_way = None
+                if not interrupted:  # else it says nothing about the credentials: the next one tries again
+                    self._version += 1
+                    self._last = flight
             flight.done.set()
 
     def _as_token_error(self, error: Exception) -> TokenError:
