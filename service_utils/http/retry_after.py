@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 __all__ = ["parse_retry_after"]
 
-_SECONDS = re.compile(r"[0-9]{1,18}")
+_SECONDS = re.compile(r"[0-9]+")
+_LONGEST = 1e18  # more is cut down to this, lest it become infinite: no JSON has a number for that
 _MONTHS = {
     name: number
     for number, name in enumerate(
@@ -38,7 +39,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
         return None
     text = value.strip(" \t")
     if _SECONDS.fullmatch(text):
-        return float(text)
+        return min(float(text), _LONGEST)
     for form in _DATES:
         if match := form.fullmatch(text):
             moment = _moment(match.groupdict(), now)
@@ -52,11 +53,13 @@ def _moment(parts: dict[str, str], now: datetime) -> datetime | None:
         return None
     year = int(parts["year"])
     if len(parts["year"]) == 2:
-        # RFC 9110: a two-digit year that seems more than 50 years ahead is in the past century.
-        year += now.year // 100 * 100
-        if year > now.year + 50:
-            year -= 100
-    second = min(int(parts["second"]), 59)  # a leap second is as good as the one before it
+        # RFC 9110: one that would be more than 50 years ahead is the most recent with these digits.
+        year = now.year - (now.year - year) % 100
+        if year + 100 <= now.year + 50:
+            year += 100
+    second = int(parts["second"])
+    if second == 60:
+        second = 59  # a leap second is as good as the one before it
     try:
         return datetime(
             year, month, int(parts["day"]), int(parts["hour"]), int(parts["minute"]), second, tzinfo=UTC
