@@ -18,7 +18,10 @@ from service_utils.profiles import current_profile
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.only is None and options.port is not None:
+        parser.error("--port needs --only")
     if options.command == "token":
         return _token(options.user, options.hours)
     if options.only is None:

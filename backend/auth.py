@@ -72,8 +72,9 @@ def _checked_secret(secret: str, profile: Profile) -> str:
 
 def _public_key(text: str) -> tuple[Any, str]:
     """The key and the one algorithm that goes with its kind, so that no token can choose another."""
+    pem = _pem(text)
     try:
-        key = load_pem_public_key(_pem(text))
+        key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("AUTH_JWT_PUBLIC_KEY: holds no PEM public key") from None
     if isinstance(key, rsa.RSAPublicKey) and key.key_size >= _SMALLEST_RSA_KEY:

@@ -57,29 +57,35 @@ def _introduce(parts: Sequence[Part], supervisor: Supervisor, environ: Mapping[s
         f"  {name:{_WIDTH}}  {environ[find_part(name, environ).setting]}  (not ours)" for name in elsewhere
     ]
     url = next(part.url for part in parts if part.name == BACKEND)
-    text = "\n".join(
-        [
-            "ready",
-            *lines,
-            "Try:",
-            *(f"  {line}" for line in _examples(url, environ)),
-            "End a part with kill -9 <pid> and ask again. Ctrl-C stops everything.",
-        ]
+    _say(
+        "\n".join(
+            [
+                "ready",
+                *lines,
+                "Try:",
+                *(f"  {line}" for line in _examples(url, environ)),
+                f"End a part with kill -9 <pid>, ask again, and look at {url}/v1/api/status/services",
+                "Ctrl-C stops everything.",
+            ]
+        )
     )
-    _say(text)
 
 
 def _examples(url: str, environ: Mapping[str, str]) -> list[str]:
-    has_users = environ.get("AUTH_JWT_SECRET") or environ.get("AUTH_JWT_PUBLIC_KEY")
-    token = f"$({_command()} token --user alice)" if environ.get("AUTH_JWT_SECRET") else "<token>"
-    who = f' -H "Authorization: Bearer {token}"' if has_users else ""
-    post = f"curl -s{who} -H 'Content-Type: application/json' {url}/v1/api"
+    post = f"curl -s {_who(environ)}-H 'Content-Type: application/json' {url}/v1/api"
     document = '{"id": "refunds", "text": "Refunds are paid within 14 days of the return."}'
     return [
         f'{post}/documents -d \'{{"project_id": "demo", "documents": [{document}]}}\'',
+        f'{post}/search -d \'{{"project_id": "demo", "query": "refunds"}}\'',
         f'{post}/chat -d \'{{"project_id": "demo", "message": "When are refunds paid?"}}\'',
-        f"curl -s{who} {url}/v1/api/status/services",
     ]
+
+
+def _who(environ: Mapping[str, str]) -> str:
+    """The part of a curl command that says who asks."""
+    if environ.get("AUTH_JWT_SECRET"):
+        return f'-H "Authorization: Bearer $({_command()} token --user alice)" '
+    return '-H "Authorization: Bearer <token>" ' if environ.get("AUTH_JWT_PUBLIC_KEY") else ""
 
 
 def _report_death(part: Part, obituary: str) -> None:
