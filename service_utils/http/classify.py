@@ -115,9 +115,18 @@ def classify_error(error: BaseException) -> Verdict:
     """The verdict on what was raised in place of a response."""
     if isinstance(error, ServiceError):
         return _classify_own(error)
-    if is_caller_error(error) or not isinstance(error, rex.RequestException | uex.HTTPError | OSError):
+    if _is_callers(error) or not isinstance(error, rex.RequestException | uex.HTTPError | OSError):
         return Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(error).__name__)
     return _classify_transport(error)
+
+
+def _is_callers(error: BaseException) -> bool:
+    # The same exception stands for a header that cannot be sent and for one of the answer that cannot be
+    # read.
+    received = isinstance(error, rex.InvalidHeader) and any(
+        isinstance(cause, uex.InvalidHeader) for cause in _causes(error)
+    )
+    return is_caller_error(error) and not received
 
 
 def _classify_own(error: ServiceError) -> Verdict:
@@ -130,8 +139,9 @@ def _classify_own(error: ServiceError) -> Verdict:
 
 def _classify_transport(error: BaseException) -> Verdict:
     chain = tuple(_causes(error))
+    first = not getattr(error, "after_redirect", False)  # a redirect answers a request that did arrive
     if any(_is_late(cause) for cause in chain):
-        unsent = any(
+        unsent = first and any(
             isinstance(cause, rex.ConnectTimeout | uex.ConnectTimeoutError | uex.NewConnectionError)
             for cause in chain
         )
@@ -139,6 +149,8 @@ def _classify_transport(error: BaseException) -> Verdict:
         return _failure(FailureKind.TIMEOUT, detail, never_sent=unsent)
     if isinstance(error, rex.TooManyRedirects):
         return _failure(FailureKind.CONNECTION, "too many redirects", transient=False)
+    if isinstance(error, rex.InvalidHeader):
+        return _failure(FailureKind.BODY, "the head of the answer is malformed")
     if isinstance(error, rex.ContentDecodingError | uex.DecodeError):
         return _failure(FailureKind.BODY, "the body could not be decoded")
     if isinstance(error, rex.ChunkedEncodingError):
@@ -146,8 +158,8 @@ def _classify_transport(error: BaseException) -> Verdict:
     certificate = next((cause for cause in chain if isinstance(cause, ssl.SSLCertVerificationError)), None)
     if certificate is not None:
         detail = f"the certificate is not valid: {certificate.verify_message}"
-        return _failure(FailureKind.CONNECTION, detail, transient=False, never_sent=True)
-    unsent = any(isinstance(cause, uex.NewConnectionError | socket.gaierror) for cause in chain)
+        return _failure(FailureKind.CONNECTION, detail, transient=False, never_sent=first)
+    unsent = first and any(isinstance(cause, uex.NewConnectionError | socket.gaierror) for cause in chain)
     return _failure(FailureKind.CONNECTION, _in_words(chain), never_sent=unsent)
 
 

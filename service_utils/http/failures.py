@@ -15,13 +15,15 @@ def described(error: Exception, sentence: str) -> Exception:
 
     ``requests``' own types are made anew, so that an exception object which somebody shares (a mock, say) is
     not changed. What is no ``RequestException`` but came from the network becomes a
-    ``requests.ConnectionError``.
+    ``requests.ConnectionError``, and so does an answer whose head cannot be read: requests' type for that
+    says that the caller's own header is at fault.
     """
-    if isinstance(error, rex.RequestException):
+    if isinstance(error, rex.RequestException) and not isinstance(error, rex.InvalidHeader):
         if type(error).__module__ != rex.__name__:
             return error
         return type(error)(sentence, request=error.request, response=error.response)
-    return requests.ConnectionError(sentence)
+    request = error.request if isinstance(error, rex.RequestException) else None
+    return requests.ConnectionError(sentence, request=request)
 
 
 def status_error(response: requests.Response, sentence: str, verdict: Verdict) -> requests.HTTPError:

@@ -19,7 +19,7 @@ from requests import PreparedRequest, Response
 from requests import exceptions as rex
 from requests.adapters import HTTPAdapter
 
-from service_utils.http.body import read_body
+from service_utils.http.body import CallerBody, read_body
 from service_utils.http.urls import BaseURL
 from service_utils.policies.deadline import Deadline
 
@@ -187,7 +187,12 @@ class SessionTransport:
                 raise rex.TooManyRedirects(
                     f"more than {self._session.max_redirects} redirects", response=response
                 )
-            response = self._send_once(following, timeout, options)
+            try:
+                response = self._send_once(following, timeout, options)
+            except rex.RequestException as error:
+                # Whatever became of this one, the request that was redirected has reached the service.
+                error.after_redirect = True  # type: ignore[attr-defined]
+                raise
         response.history = history
         if not options.stream:
             read_body(response, self._limit, self._service, options.deadline)
@@ -208,14 +213,32 @@ class SessionTransport:
         )
         if verify is not None:
             settings["verify"] = verify  # requests lets REQUESTS_CA_BUNDLE of the moment override it
-        return self._session.send(prepared, timeout=timeout, allow_redirects=False, **settings)
+        return self._send_bounded(prepared, options, timeout=timeout, allow_redirects=False, **settings)
+
+    def _send_bounded(self, prepared: PreparedRequest, options: SendOptions, **settings: Any) -> Response:
+        """Send, the body of a redirect read within bounds before requests reads it without any."""
+
+        def read(response: Response, *_args: Any, **_kwargs: Any) -> None:
+            if response.is_redirect and self._session.get_redirect_target(response) is not None:
+                read_body(response, self._limit, self._service, options.deadline)
+
+        hooks: dict[str, Any] = prepared.hooks
+        prepared.hooks = {**hooks, "response": [*hooks.get("response", ()), read]}
+        response = self._session.send(prepared, **settings)
+        # A local function would keep the answer from being pickled, and following requests have their own.
+        for each in (response, response.next, *response.history):
+            if each is not None:
+                request: Any = each.request if isinstance(each, Response) else each
+                request.hooks = hooks
+        return response
 
     def _next(self, response: Response) -> PreparedRequest | None:
-        """The request that a redirect asks for, if it stays within the origin."""
+        """The request that a redirect asks for, if it stays within the origin and its body is still there."""
         following: PreparedRequest | None = response.next
         if following is None or not self._base.contains(str(following.url)):
             return None
-        return following
+        body: Any = following.body
+        return None if isinstance(body, CallerBody) and not body.replayable() else following
 
 
 class _OriginSession(requests.Session):
@@ -226,14 +249,12 @@ class _OriginSession(requests.Session):
         self._base = base
 
     def get_redirect_target(self, resp: Response) -> str | None:
-        target = super().get_redirect_target(resp)
-        if target is None:
-            return None
         try:
-            following = urljoin(str(resp.url), target)
-        except ValueError:
+            target = super().get_redirect_target(resp)
+            following = None if target is None else urljoin(str(resp.url), target)
+        except ValueError:  # also of text that is no UTF-8
             return None
-        return target if self._base.contains(following) else None
+        return None if following is None or not self._base.contains(following) else target
 
 
 def _new_session(base: BaseURL, pool_maxsize: int, trust_env: bool) -> requests.Session:
