@@ -34,10 +34,22 @@ class CachedCollection:
     version: int
     segments: tuple[Segment, ...]
 
-    @property
-    def may_grow(self) -> bool:
-        """Whether one more segment is better than loading all anew: each costs every query a little."""
-        return len(self.segments) < _MOST_SEGMENTS
+    def lasting(self) -> tuple[Segment, ...]:
+        """The segments that stay when rows are added; the others are loaded again, as one with the new rows.
+
+        Each segment costs every query a little, each row loaded again costs this one: so all stay while they
+        are few, then only those that are larger than all after them together.
+        """
+        if len(self.segments) < _MOST_SEGMENTS:
+            return self.segments
+        after = sum(segment.index.rows for segment in self.segments)
+        lasting = []
+        for segment in self.segments:
+            after -= segment.index.rows
+            if segment.index.rows <= after:
+                break
+            lasting.append(segment)
+        return tuple(lasting)
 
     @property
     def nbytes(self) -> int:

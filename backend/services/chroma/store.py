@@ -192,8 +192,8 @@ class VectorStore:
         if cached is not None and cached.version == version:
             return cached
         # A cached copy newer than this reader's moment is of no use to it.
-        extendable = cached is not None and rewritten <= cached.version < version and cached.may_grow
-        segments = cached.segments if cached is not None and extendable else ()
+        extendable = cached is not None and rewritten <= cached.version < version
+        segments = cached.lasting() if cached is not None and extendable else ()
         after = segments[-1].seqs[-1] if segments else 0
         rows = connection.execute(
             "SELECT seq, vector FROM chunks WHERE collection = ? AND seq > ? ORDER BY seq",

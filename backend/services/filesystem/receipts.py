@@ -85,9 +85,7 @@ class Receipts:
         """Write the receipt, unfinished; False when the key is taken. Old receipts go."""
         now = self._clock.now()
         with self._database.writing() as connection:
-            connection.execute(
-                "DELETE FROM receipts WHERE created_at < ? AND finished = 1", ((now - _KEPT).timestamp(),)
-            )
+            connection.execute("DELETE FROM receipts WHERE created_at < ?", ((now - _KEPT).timestamp(),))
             written = connection.execute(
                 "INSERT INTO receipts (key, fingerprint, target, answer, created_at) VALUES (?, ?, ?, ?, ?)"
                 " ON CONFLICT DO NOTHING",

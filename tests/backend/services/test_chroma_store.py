@@ -114,6 +114,18 @@ def test_equal_texts_are_ordered_by_age(store: VectorStore) -> None:
     assert orders == {tuple(map(str, range(40)))}
 
 
+def test_many_small_additions(store: VectorStore) -> None:
+    """However many times a little is added between searches, all of it is found."""
+    store.upsert("c", [Chunk(f"the same text {number}", None, f"old {number}") for number in range(200)])
+    for number in range(100):
+        store.upsert("c", [Chunk(f"addition {number}", None, str(number))])
+        assert store.query("c", [f"addition {number}"], 1)[0][0].id == str(number)
+    ids = [match.id for match in store.query("c", ["addition"], 1000)[0]]
+    assert sorted(ids) == sorted(
+        [f"old {number}" for number in range(200)] + [str(number) for number in range(100)]
+    )
+
+
 def test_at_most_so_many(store: VectorStore) -> None:
     """No more than asked for, no more than there are."""
     store.upsert("c", [Chunk(f"text {number}") for number in range(700)])
