@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import errno
+import random
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from urllib.parse import urlsplit
 
 from backend.config import SERVICES, ServiceDefaults
 
-__all__ = ["BACKEND", "HOST", "NAMES", "Part", "PortError", "check_ports", "find_part", "local_parts"]
+__all__ = [
+    "BACKEND",
+    "HOST",
+    "NAMES",
+    "Part",
+    "PortError",
+    "check_ports",
+    "find_part",
+    "free_ports",
+    "local_parts",
+]
 
 BACKEND = "backend"
 HOST = "127.0.0.1"
 NAMES = (BACKEND, *(service.name for service in SERVICES))
 
 _BACKEND_PORT = 5000
+_FREE_PORTS = range(15_000, 30_000)
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -79,10 +93,21 @@ def check_ports(parts: Sequence[Part]) -> None:
                 f"port {part.port} is given to both {other.name} and {part.name}: "
                 f"change {other.setting} or {part.setting}"
             )
-        if _in_use(part.port):
+        obstacle = _obstacle(part.port)
+        if obstacle is not None:
             raise PortError(
-                f"port {part.port} is in use: {part.name} cannot listen there (see {part.setting})"
+                f"port {part.port} {obstacle}: {part.name} cannot listen there (see {part.setting})"
             )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at this moment.
+
+    They are below those that systems give to outgoing connections, so that nobody takes the port of a part
+    while it is away.
+    """
+    candidates = random.sample(_FREE_PORTS, len(_FREE_PORTS))
+    return list(islice((port for port in candidates if _obstacle(port) is None), count))
 
 
 def _backend_part(environ: Mapping[str, str]) -> Part:
@@ -111,12 +136,14 @@ def _is_local(url: str) -> bool:
     return parts.scheme == "http" and parts.hostname in _LOOPBACK
 
 
-def _in_use(port: int) -> bool:
+def _obstacle(port: int) -> str | None:
+    """Why nobody can listen on a port, or None."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As the servers do it: connections of an earlier run that linger in TIME_WAIT are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError:
-            return True
-    return False
+        except OSError as error:
+            in_use = error.errno == errno.EADDRINUSE
+            return "is in use" if in_use else f"cannot be had ({error.strerror})"
+    return None
