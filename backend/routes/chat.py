@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -10,7 +11,7 @@ from backend.context import backend, current_user
 from backend.keys import HEADER, checked_key, derived_key, new_key
 from backend.models import ChatRequest
 from backend.services.common import parse
-from service_utils import fail_closed
+from service_utils import best_effort, fail_closed
 
 __all__ = ["routes"]
 
@@ -43,7 +44,9 @@ def _once(asked: ChatRequest, key: str) -> Response:
         # is another matter: nobody knows how far it came, and the next run looks under the keys of this one.
         replays.abandon(key)
         raise
-    replays.finish(key, reply)
+    # The money is taken by now, and so the answer is given even if a repeat would not find it.
+    with best_effort("keep the reply", catch=sqlite3.Error):
+        replays.finish(key, reply)
     return jsonify(reply)
 
 

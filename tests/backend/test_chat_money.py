@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from itertools import product
 from typing import Any
 
@@ -183,3 +184,17 @@ def test_no_time_left_for_the_answer_keeps_the_money(settings: dict[str, Any], s
     assert (response.status_code, response.json["source"]) == (200, "index")
     assert "/query" in services.chroma.paths()
     assert (charges(services), held(services)) == ([PRICE], 0)
+
+
+def test_reply_that_cannot_be_kept_is_given_all_the_same(
+    client: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk after the charge does not cost the answer."""
+
+    def full(*_args: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(client.application.extensions["backend"].replays, "finish", full)
+
+    assert chat(client, key="k1").json["billing"]["status"] == "charged"
+    assert charges(services) == [PRICE]
