@@ -15,6 +15,8 @@ from backend.run.single import run_part
 from backend.run.token import living_run_token
 from service_utils.profiles import current_profile
 
+_INTERRUPTED = 130  # what shells say of a program that Ctrl-C has ended
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code."""
@@ -24,9 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--port needs --only")
     if options.command == "token":
         return _token(options.user, options.hours)
-    if options.only is None:
-        return run_everything()
-    return _only(options.only, options.port, options.lifeline)
+    try:
+        if options.only is None:
+            return run_everything()
+        return _only(options.only, options.port, options.lifeline)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

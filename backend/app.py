@@ -47,7 +47,9 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     settings = Settings.load(config)
     parts = _assemble(settings, config)
     app = Flask("backend", static_folder=None)
-    app.config.update(config or {}, MAX_CONTENT_LENGTH=settings.max_body_bytes)
+    # Flask's own names alone: the others are settled, and secrets among them have no place in app.config.
+    app.config.update({name: value for name, value in (config or {}).items() if name in app.config})
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions[EXTENSION] = parts
     ServiceUtils(app, registry=parts.clients.registry, request_deadline=settings.request_deadline)

@@ -119,7 +119,11 @@ def _stop_event() -> Iterator[threading.Event]:
         stop.set()
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    before = [(number, signal.signal(number, on_signal)) for number in _SIGNALS]
+    # Under nohup a closed terminal is to be ignored.
+    heard = [
+        each for each in _SIGNALS if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    before = [(number, signal.signal(number, on_signal)) for number in heard]
     try:
         yield stop
     finally:

@@ -149,6 +149,14 @@ def test_environment_overrides_the_table_and_config_overrides_both(
     assert (chroma.timeout, chroma.retry.max_attempts, chroma.base_url) == (7, 4, "http://vectors:1234")
 
 
+def test_secrets_are_not_kept_in_the_flask_config(settings: dict[str, Any]) -> None:
+    """Whoever prints app.config sees Flask's own settings alone."""
+    app = create_app({**settings, "AUTH_JWT_SECRET": "s" * 32, "TESTING": True})
+
+    assert app.config["TESTING"] is True
+    assert "AUTH_JWT_SECRET" not in app.config
+
+
 def test_two_apps_share_nothing(settings: dict[str, Any], services: Services, tmp_path: Path) -> None:
     """Each app has circuits of its own."""
     first = create_app(settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import re
 import shlex
 import signal
@@ -12,13 +11,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 import pytest
 import requests
 
+from backend.run.parts import free_ports
 from tests.backend.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -77,11 +77,11 @@ Start = Callable[..., Command]
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """An environment with free ports and an empty folder for data."""
-    with held_ports(len(NAMES)) as ports:
-        urls = {
-            f"{name.upper()}_SERVER_URL": f"http://127.0.0.1:{port}"
-            for name, port in zip(NAMES, ports, strict=True)
-        }
+    ports = free_ports(len(NAMES))
+    urls = {
+        f"{name.upper()}_SERVER_URL": f"http://127.0.0.1:{port}"
+        for name, port in zip(NAMES, ports, strict=True)
+    }
     port = urls.pop("BACKEND_SERVER_URL").rpartition(":")[2]
     return {**os.environ, **urls, "BACKEND_PORT": port, "VAR_DIR": str(tmp_path / "var")}
 
@@ -98,19 +98,6 @@ def start(environ: dict[str, str], tmp_path: Path) -> Iterator[Start]:
             return command
 
         yield begin
-
-
-@contextmanager
-def held_ports(count: int) -> Iterator[list[int]]:
-    """Ports that nobody else gets, below those the system gives to whoever asks for any."""
-    with ExitStack() as stack:
-        ports: list[int] = []
-        while len(ports) < count:
-            port = random.randrange(15_000, 30_000)
-            with suppress(OSError):
-                stack.enter_context(socket.create_server(("127.0.0.1", port)))
-                ports.append(port)
-        yield ports
 
 
 def alive(pid: int) -> bool:
@@ -229,7 +216,8 @@ def test_port_in_use_is_one_line_and_nothing_is_started(
 
 def test_port_in_use_stops_a_single_part(start: Start, environ: dict[str, str]) -> None:
     """The same goes for --only."""
-    with held_ports(1) as (port,):
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)):
         run = start("--only", "git", "--port", str(port))
         assert run.wait() == 1
 
@@ -240,8 +228,7 @@ def test_second_run_on_the_same_data_is_refused(start: Start, environ: dict[str,
     """Two runs never write to the same data."""
     first = start(**elsewhere("chroma", "filesystem", "git", "billing"))
     first.wait_for("Ctrl-C stops everything.")
-    with held_ports(1) as (port,):
-        pass
+    (port,) = free_ports(1)
 
     second = start(**elsewhere("chroma", "filesystem", "git", "billing"), BACKEND_PORT=str(port))
 
