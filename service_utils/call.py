@@ -8,6 +8,7 @@ import requests
 
 from service_utils.calls import Attempt, CallRecord, EndReason, Outcome, no_replay
 from service_utils.errors import DeadlineExceeded
+from service_utils.events import FailureKind
 from service_utils.http.classify import Verdict
 from service_utils.http.outgoing import Outgoing
 from service_utils.http.transport import Timeout
@@ -53,6 +54,9 @@ class Call:
         outgoing: The prepared request.
         attempts: Those made so far.
         refreshed: Whether the one repeat after a 401 has been used up.
+        sent: Whether anything of it may have reached the service.
+        cut_connect: Whether the deadline shortened the time for connecting of what is sent now.
+        cut_read: The same for reading.
         outcome: What the breaker shall see.
         retry_after: Seconds the service asked for with its last answer, or None.
         detail: The last cause, in words.
@@ -72,6 +76,9 @@ class Call:
     outgoing: Outgoing | None = None
     attempts: list[Attempt] = field(default_factory=list)
     refreshed: bool = False
+    sent: bool = False
+    cut_connect: bool = False
+    cut_read: bool = False
     outcome: Outcome = Outcome.IGNORED
     retry_after: float | None = None
     detail: str | None = None
@@ -89,13 +96,13 @@ class Call:
     def refuse_if_late(self) -> None:
         """Raise :class:`DeadlineExceeded` when no time is left for what comes next."""
         if self.late():
-            sent = bool(self.attempts)
-            raise DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=sent)
+            raise DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=self.sent)
 
     def note(self, tried: Tried, number: int, duration: float, delay: float) -> None:
         """Write down what an attempt came to. One that we refused ourselves was none."""
         verdict = tried.verdict
         self.detail, self.retry_after = verdict.detail, verdict.retry_after
+        self.sent = self.sent or not verdict.never_sent
         outcome = Outcome.IGNORED if tried.cut and self.hasty else verdict.outcome
         if not verdict.refused:
             self.attempts.append(Attempt(number, outcome, verdict.status, verdict.detail, duration, delay))
@@ -112,21 +119,22 @@ class Call:
         """Whether an attempt has failed by the service's own fault."""
         return any(attempt.outcome is Outcome.FAILURE for attempt in self.attempts)
 
-    def clip(self) -> tuple[Timeout, bool, bool]:
-        """The next attempt's time-out within the deadline; whether that cut connecting and reading."""
+    def clip(self) -> Timeout:
+        """The time-out of what is sent next, within the deadline; it is noted what that cut."""
+        self.cut_connect = self.cut_read = False
         if self.deadline is None:
-            return self.timeout, False, False
+            return self.timeout
         left = self.deadline.remaining()
         connect, read = self.timeout if isinstance(self.timeout, tuple) else (self.timeout, self.timeout)
-        cut_connect, cut_read = connect is None or left < connect, read is None or left < read
-        if not (cut_connect or cut_read):
-            return self.timeout, False, False
-        return (left if cut_connect else connect, left if cut_read else read), cut_connect, cut_read
+        self.cut_connect, self.cut_read = connect is None or left < connect, read is None or left < read
+        if not (self.cut_connect or self.cut_read):
+            return self.timeout
+        return left if self.cut_connect else connect, left if self.cut_read else read
 
-    def time_left(self) -> float | None:
-        """Seconds the next attempt may take, to be told to the service."""
-        timeout, _, _ = self.clip()
-        return timeout[1] if isinstance(timeout, tuple) else timeout
+    def was_cut(self, verdict: Verdict) -> bool:
+        """Whether what has just failed is the deadline's doing."""
+        late = verdict.kind is FailureKind.TIMEOUT
+        return late and (self.cut_connect if verdict.never_sent else self.cut_read)
 
     def end(self, reason: EndReason, now: float) -> CallRecord:
         """Close the story."""

@@ -58,7 +58,7 @@ def error_for(call: Call, tried: Tried, *, raise_for_status: bool) -> Exception 
     error, response, verdict = tried.error, tried.response, tried.verdict
     if tried.cut:
         sentence = call.sentence("ran out of time")
-        return DeadlineExceeded(sentence, service=call.service, sent=not verdict.never_sent)
+        return DeadlineExceeded(sentence, service=call.service, sent=call.sent)
     if isinstance(error, ServiceError):
         error.args = (
             call.sentence("ended" if call.attempts or call.refreshed else "was not sent", _why(call, error)),
@@ -67,7 +67,7 @@ def error_for(call: Call, tried: Tried, *, raise_for_status: bool) -> Exception 
     if verdict.kind is FailureKind.CALLER:
         return error
     if error is not None:
-        return described(error, call.sentence("failed"))
+        return described(error, call.sentence("failed", verdict.detail or f"status {verdict.status}"))
     if response is not None and verdict.failed and call.policy.raise_on_status:
         return status_error(response, call.sentence("failed"), verdict)
     if response is not None and raise_for_status and not verdict.failed and response.status_code >= 400:

@@ -32,13 +32,14 @@ from service_utils.clock import Clock
 from service_utils.config import ServiceConfig
 from service_utils.errors import ServiceError
 from service_utils.events import CircuitState, FailureKind, Listener
+from service_utils.http.body import read_quietly
 from service_utils.http.classify import Verdict, classify_error, classify_response
 from service_utils.http.context import current_deadline
 from service_utils.http.outgoing import CallDefaults, Outgoing, build
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
-from service_utils.http.transport import SessionTransport, Timeout, Transport
-from service_utils.http.urls import BaseURL
+from service_utils.http.transport import SessionTransport, Transport
+from service_utils.http.urls import BaseURL, label_of
 from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit
 from service_utils.policies.budget import RetryBudget
 from service_utils.policies.checks import require_count, require_seconds
@@ -291,7 +292,8 @@ class ResilientServiceClient:
             TypeError: An argument is unknown or of the wrong type.
             ValueError: The path leads elsewhere, or an argument is out of its range.
         """
-        call = Call(self.service_name, self.name, str(method), str(path), self._clock.monotonic(), self.retry)
+        began = self._clock.monotonic()
+        call = Call(self.service_name, self.name, str(method), label_of(path), began, self.retry)
         try:
             self._fix(call, timeout, deadline, retry)
             call.outgoing = self._build(call, method, path, path_params, idempotency_key, kwargs)
@@ -468,12 +470,11 @@ class ResilientServiceClient:
         """Step 5: token, send, whole body, classification."""
         number = len(call.attempts) + 1
         self._events.attempt_started(call, number)
-        timeout, cut_connect, cut_read = call.clip()
         began = self._clock.monotonic()
         try:
-            response = self._exchange(call, outgoing, timeout)
+            response = self._exchange(call, outgoing)
         except Exception as raised:
-            tried = self._judge_error(call, outgoing, raised, cut_connect, cut_read)
+            tried = self._judge_error(call, outgoing, raised)
         else:
             tried = Tried(self._classify_response(call, outgoing, response), response=response)
         duration = self._clock.monotonic() - began
@@ -481,16 +482,16 @@ class ResilientServiceClient:
         self._events.attempt_failed(call, tried.verdict, number, duration)
         return tried
 
-    def _exchange(self, call: Call, outgoing: Outgoing, timeout: Timeout) -> requests.Response:
+    def _exchange(self, call: Call, outgoing: Outgoing) -> requests.Response:
         """Send the request; once in a call, a 401 gets fresh credentials and a repeat that is no attempt."""
         if self._tokens is None:
-            return self._send(call, outgoing, {}, timeout)
+            return self._send(call, outgoing, {})
         credentials, version = self._tokens.headers()
         call.refuse_if_late()
-        response = self._send(call, outgoing, credentials, timeout)
+        response = self._send(call, outgoing, credentials)
         if response.status_code != 401 or call.refreshed or not outgoing.replayable():
             return response
-        call.refreshed = True
+        call.refreshed = call.sent = True
         try:
             if not self._tokens.refresh(version, call.deadline):
                 return response
@@ -500,12 +501,13 @@ class ResilientServiceClient:
             response.close()
             raise
         response.close()
-        return self._send(call, outgoing, credentials, call.clip()[0])
+        return self._send(call, outgoing, credentials)
 
-    def _send(
-        self, call: Call, outgoing: Outgoing, credentials: Mapping[str, str], timeout: Timeout
-    ) -> requests.Response:
-        time_left = call.time_left() if self._tell_time_left else None
+    def _send(self, call: Call, outgoing: Outgoing, credentials: Mapping[str, str]) -> requests.Response:
+        timeout = call.clip()
+        time_left = timeout[1] if isinstance(timeout, tuple) else timeout
+        if not self._tell_time_left:
+            time_left = None
         return self._transport.send(outgoing.next_request(credentials, time_left), timeout, outgoing.options)
 
     def _classify_response(self, call: Call, outgoing: Outgoing, response: requests.Response) -> Verdict:
@@ -516,10 +518,11 @@ class ResilientServiceClient:
             now=self._clock.now(),
         )
 
-    def _judge_error(
-        self, call: Call, outgoing: Outgoing, raised: Exception, cut_connect: bool, cut_read: bool
-    ) -> Tried:
+    def _judge_error(self, call: Call, outgoing: Outgoing, raised: Exception) -> Tried:
         callers, outgoing.code.error = outgoing.code.error, None
+        if callers is None and isinstance(raised, requests.HTTPError) and raised.response is not None:
+            read_quietly(raised.response)
+            callers = raised  # of a hook of the session that was given
         if isinstance(callers, requests.HTTPError) and callers.response is not None:
             # A response hook that calls raise_for_status: the status decides, as if it had been returned.
             verdict = self._classify_response(call, outgoing, callers.response)
@@ -528,8 +531,7 @@ class ResilientServiceClient:
             verdict = Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(callers).__name__)
             return Tried(verdict, error=callers)
         verdict = classify_error(raised)
-        late = verdict.kind is FailureKind.TIMEOUT
-        return Tried(verdict, error=raised, cut=late and (cut_connect if verdict.never_sent else cut_read))
+        return Tried(verdict, error=raised, cut=call.was_cut(verdict))
 
     def _next_step(
         self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried
@@ -565,7 +567,11 @@ class ResilientServiceClient:
             reason = EndReason.NOT_RETRYABLE
         record = call.end(reason, self._clock.monotonic())
         failed = call.outcome is Outcome.FAILURE
-        self._counters.finished(call.outcome, call.durations(), call.sentence("failed") if failed else None)
+        if call.attempts:
+            why = call.sentence("failed") if failed else None
+            self._counters.finished(call.outcome, call.durations(), why)
+        else:
+            self._counters.rejected()
         self._events.finished(call, error)
         if error is None:
             response = cast(requests.Response, tried.response)

@@ -134,7 +134,8 @@ def pick_tokens(
         return None
     if not isinstance(provider, EllipsisType):
         if not callable(getattr(provider, "headers", None)):
-            raise TypeError(f"token_provider={provider!r}: must have a method headers(name)")
+            kind = type(provider).__name__  # whoever gives a token by mistake does not want to read it here
+            raise TypeError(f"token_provider of type {kind}: must have a method headers(name)")
         return provider
     if not is_internal_host(base.host):
         return None
@@ -199,6 +200,8 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         TypeError: A name or value is no string.
         ValueError: A name or value cannot be sent.
     """
+    if headers is not None and not isinstance(headers, Mapping):
+        raise TypeError(f"headers of type {type(headers).__name__}: must be a mapping of names to values")
     given = dict(headers or {})
     for name, value in given.items():
         if not isinstance(name, str) or not isinstance(value, str):

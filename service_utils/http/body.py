@@ -11,7 +11,7 @@ import requests
 from service_utils.errors import ResponseTooLarge
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["CallerBody", "CallerCode", "read_body", "replayable_bytes"]
+__all__ = ["CallerBody", "CallerCode", "read_body", "read_quietly", "replayable_bytes"]
 
 _CHUNK = 65536
 
@@ -49,7 +49,7 @@ class CallerCode:
             try:
                 return noted(response, *args, **kwargs)
             except requests.HTTPError:
-                _read_quietly(response)  # raise_for_status: the caller may want to see why
+                read_quietly(response)  # raise_for_status: the caller may want to see why
                 raise
             except BaseException:
                 response.close()
@@ -58,7 +58,8 @@ class CallerCode:
         return closing
 
 
-def _read_quietly(response: requests.Response) -> None:
+def read_quietly(response: requests.Response) -> None:
+    """Have the body of an error answer in memory; without one if it cannot be had."""
     try:
         _ = response.content
     except (requests.RequestException, RuntimeError):

@@ -36,7 +36,7 @@ from service_utils.errors import ResponseTooLarge, ServiceError, is_caller_error
 from service_utils.events import FailureKind
 from service_utils.http.retry_after import parse_retry_after
 
-__all__ = ["Verdict", "classify_error", "classify_response"]
+__all__ = ["Verdict", "causes", "classify_error", "classify_response"]
 
 _OVERLOADED = frozenset({408, 429})
 _NOT_CLOSED_WORDS = "the connection was closed before the answer was complete"
@@ -124,7 +124,7 @@ def _is_callers(error: BaseException) -> bool:
     # The same exception stands for a header that cannot be sent and for one of the answer that cannot be
     # read.
     received = isinstance(error, rex.InvalidHeader) and any(
-        isinstance(cause, uex.InvalidHeader) for cause in _causes(error)
+        isinstance(cause, uex.InvalidHeader) for cause in causes(error)
     )
     return is_caller_error(error) and not received
 
@@ -138,7 +138,7 @@ def _classify_own(error: ServiceError) -> Verdict:
 
 
 def _classify_transport(error: BaseException) -> Verdict:
-    chain = tuple(_causes(error))
+    chain = tuple(causes(error))
     first = not getattr(error, "after_redirect", False)  # a redirect answers a request that did arrive
     if any(_is_late(cause) for cause in chain):
         unsent = first and any(
@@ -175,7 +175,7 @@ def _failure(kind: FailureKind, detail: str, *, transient: bool = True, never_se
     )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
     """The exception and all that is wrapped in it, outermost first, each once.
 
     ``__context__`` is left out: it may be an error the caller was already handling when the call began.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import requests
 from requests import exceptions as rex
+from urllib3 import exceptions as uex
 
-from service_utils.http.classify import Verdict
+from service_utils.http.classify import Verdict, causes
 
 __all__ = ["described", "status_error"]
 
@@ -18,12 +19,26 @@ def described(error: Exception, sentence: str) -> Exception:
     ``requests.ConnectionError``, and so does an answer whose head cannot be read: requests' type for that
     says that the caller's own header is at fault.
     """
+    _hide_queries(error)
     if isinstance(error, rex.RequestException) and not isinstance(error, rex.InvalidHeader):
         if type(error).__module__ != rex.__name__:
             return error
         return type(error)(sentence, request=error.request, response=error.response)
     request = error.request if isinstance(error, rex.RequestException) else None
     return requests.ConnectionError(sentence, request=request)
+
+
+def _hide_queries(error: BaseException) -> None:
+    """Take the queries out of urllib3's texts: they may hold keys, and tracebacks show every cause."""
+    for cause in causes(error):
+        if isinstance(cause, uex.MaxRetryError) and cause.url:
+            path, mark, query = cause.url.partition("?")
+            if query:
+                cause.args = tuple(
+                    each.replace(mark + query, "?...") if isinstance(each, str) else each
+                    for each in cause.args
+                )
+                cause.url = path + "?..."
 
 
 def status_error(response: requests.Response, sentence: str, verdict: Verdict) -> requests.HTTPError:

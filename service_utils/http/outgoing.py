@@ -14,10 +14,11 @@ from requests.structures import CaseInsensitiveDict
 from service_utils.calls import Replay
 from service_utils.http.body import CallerBody, CallerCode, replayable_bytes
 from service_utils.http.context import current_request_id, current_trace, new_request_id
+from service_utils.http.headers import check_header
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER, KEYED_METHODS, checked_key, new_key
 from service_utils.http.tokens import INTERNAL_TOKEN_HEADER
 from service_utils.http.transport import SendOptions, Transport, checked_cert, checked_verify
-from service_utils.http.urls import BaseURL, fill_path
+from service_utils.http.urls import BaseURL, fill_path, label_of
 from service_utils.policies.deadline import Deadline
 
 __all__ = ["REQUEST_ID_HEADER", "TIME_LEFT_HEADER", "CallDefaults", "Outgoing", "build"]
@@ -173,13 +174,13 @@ def build(
         )
     )
     if not defaults.base.contains(str(prepared.url)):
-        raise ValueError(f"path={path!r}: leads to another origin than {defaults.base.url}")
+        raise ValueError(f"path={label_of(path)!r}: leads to another origin than {defaults.base.url}")
     body: Any = prepared.body
     if body is not None and not isinstance(body, str | bytes | bytearray):
         prepared.body = CallerBody(body, code)  # type: ignore[assignment]
     return Outgoing(
         method=method,
-        label="/" + path.partition("?")[0].partition("#")[0].lstrip("/"),
+        label=label_of(path),
         idempotency_key=key,
         request_id=request_id,
         prepared=prepared,
@@ -191,6 +192,8 @@ def build(
 
 
 def _data(data: Any) -> Any:
+    if isinstance(data, memoryview):
+        return bytes(data)  # requests would send it, but could not send it again
     # requests takes the length of a StringIO in characters and then sends its bytes.
     return data.read().encode() if isinstance(data, io.StringIO) else data
 
@@ -198,7 +201,11 @@ def _data(data: Any) -> Any:
 def _merged(defaults: Mapping[str, str], given: Mapping[str, str | None] | None) -> CaseInsensitiveDict[Any]:
     """The client's headers under those of the call; a value of None takes one away."""
     merged: CaseInsensitiveDict[Any] = CaseInsensitiveDict(defaults)
-    merged.update(given or {})
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"headers: must be a mapping of names to values, not of type {type(given).__name__}")
+    for name, value in (given or {}).items():
+        check_header(name, "" if value is None else value)
+        merged[name] = value
     return merged
 
 

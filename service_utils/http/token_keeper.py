@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Mapping
+from typing import Any
 
 from service_utils.errors import TokenError
+from service_utils.http.headers import check_header
 from service_utils.http.tokens import TokenProvider
 from service_utils.policies.deadline import Deadline
 
@@ -51,9 +53,10 @@ class TokenKeeper:
         """
         version = self._version
         try:
-            return self._provider.headers(self._name), version
+            credentials = self._provider.headers(self._name)
         except Exception as error:
             raise self._as_token_error(error) from error
+        return self._checked(credentials), version
 
     def refresh(self, version: int, deadline: Deadline | None) -> bool:
         """Get newer credentials than those of ``version``, waiting where another thread is at it already.
@@ -105,6 +108,22 @@ class TokenKeeper:
                     self._version += 1
                     self._last = flight
             flight.done.set()
+
+    def _checked(self, credentials: Any) -> Mapping[str, str]:
+        """Credentials that can travel in headers; http.client would quote the others in its error."""
+        if not isinstance(credentials, Mapping):
+            kind = type(credentials).__name__
+            raise TokenError(
+                f"{self._service}: the token provider returned no headers but a {kind}", service=self._service
+            )
+        try:
+            for name, value in credentials.items():
+                check_header(name, value)
+        except (TypeError, ValueError) as error:
+            raise TokenError(
+                f"{self._service}: of the token provider: {error}", service=self._service
+            ) from None
+        return credentials
 
     def _as_token_error(self, error: Exception) -> TokenError:
         if isinstance(error, TokenError):

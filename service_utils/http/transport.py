@@ -170,6 +170,8 @@ class SessionTransport:
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A session that was given keeps its own settings unless the client's arguments say otherwise.
         self._verify = None if session is not None and verify is True else resolve_verify(verify)
+        # What True means for one call of a client that does not verify otherwise.
+        self._trusted = resolve_verify(True) if verify is False or session is not None else True
         self._cert = checked_cert(cert)
 
     def prepare(self, request: requests.Request) -> PreparedRequest:
@@ -204,7 +206,7 @@ class SessionTransport:
             self._session.close()
 
     def _send_once(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
-        verify = self._verify if options.verify in (None, True) else options.verify
+        verify = self._verify_of(options)
         cert = self._cert if options.cert is None else options.cert
         settings: dict[str, Any] = dict(
             self._session.merge_environment_settings(
@@ -214,6 +216,14 @@ class SessionTransport:
         if verify is not None:
             settings["verify"] = verify  # requests lets REQUESTS_CA_BUNDLE of the moment override it
         return self._send_bounded(prepared, options, timeout=timeout, allow_redirects=False, **settings)
+
+    def _verify_of(self, options: SendOptions) -> bool | str | None:
+        """Whether and by what certificates the service is verified; None leaves it to the session."""
+        if options.verify is None:
+            return self._verify
+        if options.verify is True:
+            return self._verify or self._trusted
+        return options.verify
 
     def _send_bounded(self, prepared: PreparedRequest, options: SendOptions, **settings: Any) -> Response:
         """Send, the body of a redirect read within bounds before requests reads it without any."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
-__all__ = ["BaseURL", "Origin", "fill_path", "origin_of"]
+__all__ = ["BaseURL", "Origin", "fill_path", "label_of", "origin_of"]
 
 Origin = tuple[str, str, int]
 
@@ -96,9 +96,11 @@ class BaseURL:
         if not isinstance(path, str):
             raise TypeError(f"path={path!r}: must be a string")
         if _CONTROL.search(path.replace(" ", "")):
-            raise ValueError(f"path={path!r}: must not contain control characters")
-        if _SCHEME.match(path) or path.startswith(("//", "\\", "/\\")):
-            raise ValueError(f"path={path!r}: must be a path below {self.url}, not an address of its own")
+            raise ValueError(f"path={_shown(path)!r}: must not contain control characters")
+        if _is_absolute(path):
+            raise ValueError(
+                f"path={_shown(path)!r}: must be a path below {self.url}, not an address of its own"
+            )
         _refuse_climbing("path", path.partition("#")[0].partition("?")[0])
         if not path or path.startswith(("?", "#")):
             return self.url + "/" + path if self.url.count("/") == 2 else self.url + path
@@ -112,6 +114,18 @@ class BaseURL:
             return origin_of(url) == self.origin
         except ValueError:
             return False
+
+
+def label_of(path: object) -> str:
+    """A path for logs and metrics: without its query; of what is no path, nothing but a slash."""
+    text = str(path)
+    if _is_absolute(text) or _CONTROL.search(text.replace(" ", "")):
+        return "/"
+    return "/" + text.partition("?")[0].partition("#")[0].lstrip("/")
+
+
+def _is_absolute(path: str) -> bool:
+    return bool(_SCHEME.match(path)) or path.startswith(("//", "\\", "/\\"))
 
 
 def fill_path(template: str, params: Mapping[str, object]) -> str:
