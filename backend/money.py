@@ -133,11 +133,11 @@ class Billing:
             )
             reservation.settled = True
             return Settlement.PENDING
-        if not response.ok and _member(response, "state") != _CAPTURED:
+        state = _member(response, "state")
+        if not (response.ok or state == _CAPTURED or _still_at_work(response)):
             raise _refused(response)
         reservation.settled = True
-        confirmed = _member(response, "state") == _CAPTURED
-        return Settlement.CHARGED if confirmed else Settlement.PENDING
+        return Settlement.CHARGED if state == _CAPTURED else Settlement.PENDING
 
     def _release(self, reservation: Reservation) -> None:
         body = {"reservation_id": reservation.reservation_id}
@@ -180,6 +180,11 @@ def _accepted(response: requests.Response) -> requests.Response:
     return response
 
 
+def _still_at_work(response: requests.Response) -> bool:
+    """Whether Billing says that an earlier attempt under the same key is not over."""
+    return response.status_code == _CONFLICT and "Retry-After" in response.headers
+
+
 def _refused(response: requests.Response) -> Refusal:
     """What the user is told of a 4xx; ours to mend, and so a 502, unless it is about his money or his key."""
     status = response.status_code
@@ -188,6 +193,9 @@ def _refused(response: requests.Response) -> Refusal:
         return Refusal(status, "the balance does not cover this", **amounts)
     if status == _OTHER_BODY:
         return Refusal(status, "this Idempotency-Key was used with another body", field="Idempotency-Key")
+    if _still_at_work(response):
+        after = response.headers["Retry-After"]
+        return Refusal(status, "this charge is being worked on", headers={"Retry-After": after})
     if status == _CONFLICT and _member(response, "state") is None:
         return Refusal(status, "this Idempotency-Key was used long ago", field="Idempotency-Key")
     logger.error("Billing answered %d: %s", status, _member(response, "detail"))

@@ -86,6 +86,15 @@ def issue(secret: str, user: str) -> str:
     return issue_token(Settings(auth_jwt_secret=secret), user, 1)
 
 
+def test_charge_under_way_is_passed_on(client: FlaskClient, services: Services) -> None:
+    """When Billing still works on the first attempt, the user is told to ask again with the same key."""
+    services.billing.app.view_functions["deduct_cost"] = lambda: ("", 409, {"Retry-After": "7"})
+
+    response = deduct(client, key="k1")
+
+    assert (response.status_code, response.headers["Retry-After"]) == (409, "7")
+
+
 def test_too_small_balance_is_402(client: FlaskClient, services: Services) -> None:
     """Who has not enough is told what he has, and keeps it."""
     response = deduct(client, {"amount": START + 1})

@@ -50,6 +50,41 @@ def test_billing_that_is_stopped_is_503(client: FlaskClient, services: Services)
     assert (response.status_code, "Retry-After" in response.headers) == (503, True)
 
 
+def test_capture_that_was_never_sent_is_no_answer_and_no_charge(
+    client: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the circuit opens between reserving and taking, nothing was taken: no answer for free."""
+    parts = client.application.extensions["backend"]
+    answer = parts.chat._answerer.answer
+
+    def open_circuit(*args: Any) -> Any:
+        parts.clients.billing.breaker.force_open("a test")
+        return answer(*args)
+
+    monkeypatch.setattr(parts.chat._answerer, "answer", open_circuit)
+
+    assert chat(client).status_code == 503
+    assert charges(services) == []
+    assert "/capture" not in services.billing.paths()
+
+
+@pytest.mark.parametrize(("status", "answered"), [(429, False), (408, True), (409, True)])
+def test_refused_capture_is_told_from_a_doubtful_one(
+    client: FlaskClient, services: Services, status: int, answered: bool
+) -> None:
+    """Too many requests: nothing was done, for certain. A time-out or a conflict on the way says nothing."""
+    services.billing.app.view_functions["capture"] = lambda: ("", status, {"Retry-After": "0"})
+
+    response = chat(client)
+
+    if answered:
+        assert response.json["billing"]["status"] == "pending"
+    else:
+        assert response.status_code == 502
+        assert held(services) == 0
+    assert charges(services) == []
+
+
 def test_too_small_balance_is_402(settings: dict[str, Any], services: Services) -> None:
     """Who cannot pay what an answer may cost is told so, and keeps what he has."""
     client = create_app({**settings, "CHAT_RESERVE": START + 1}).test_client()
