@@ -11,7 +11,7 @@ from typing import Literal
 
 __all__ = ["Database"]
 
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 4.0
 """How long a statement waits for another writer; shorter than the callers' own time-outs."""
 
 

@@ -90,6 +90,12 @@ def test_second_choice(events: list[FallbackUsed]) -> None:
     ]
 
 
+def test_the_service_that_failed_is_named(events: list[FallbackUsed]) -> None:
+    """Log lines and metrics name the service whose failure made the fallback necessary, where it is known."""
+    FallbackChain("answer", [failing(CircuitOpenError("Chroma Server", 1.0)), secondary]).run("why")
+    assert [event.service for event in events] == ["Chroma Server"]
+
+
 def test_failed_fallbacks_are_told(events: list[FallbackUsed]) -> None:
     """Each later strategy that fails is told, too, with its own words."""
     chain = FallbackChain(

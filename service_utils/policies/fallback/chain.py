@@ -171,7 +171,6 @@ class FallbackChain:
             first=first,
             clock=self._clock,
             label=self.name,
-            service=self.name,
             detail=detail,
         )
 
