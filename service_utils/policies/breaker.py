@@ -142,6 +142,7 @@ class CircuitBreaker:
         self._failures = 0
         self._successes = 0
         self._probes: set[Permit] = set()
+        self._blocks: list[guard.Entry] = []  # ``with`` blocks of this breaker that are entered and not left
         self._open_until = 0.0
         self._failed_probes = 0
         self._reason: str | None = None
@@ -171,12 +172,13 @@ class CircuitBreaker:
         """
         now = self.clock.monotonic()
         told: list[Event] = []
-        with self._lock:
-            permit = self._acquire_locked(now, told)
-            state, remaining = self._state, self._cooldown_locked(now)
+        permit: Permit | None = None
         try:
+            with self._lock:
+                permit = self._acquire_locked(now, told)
+                state, remaining = self._state, self._cooldown_locked(now)
             self._tell(told)
-        except BaseException:  # interrupted or killed in a listener: the caller never sees the permit
+        except BaseException:  # interrupted, or killed in a listener: the caller never sees the permit
             if permit is not None:
                 self.release(permit)
             raise
@@ -226,15 +228,17 @@ class CircuitBreaker:
         """
         if type(outcome) is not Outcome:
             raise TypeError(f"outcome={outcome!r}: must be an Outcome")
-        now = self.clock.monotonic()
         told: list[Event] = []
-        with self._lock:
-            self._expire_locked(now, told)
-            if permit.open and permit.owner is self:
-                permit.open = False
-                self._probes.discard(permit)
-                if permit.generation == self._generation:
+        try:
+            now = self.clock.monotonic()
+            with self._lock:
+                self._expire_locked(now, told)
+                if self._give_back_locked(permit) and permit.generation == self._generation:
                     self._count_locked(permit, outcome, now, error, retry_after, told)
+        except BaseException:  # interrupted, or killed while it waited for the lock
+            with self._lock:
+                self._give_back_locked(permit)
+            raise
         self._tell(told)
 
     def release(self, permit: Permit) -> None:
@@ -357,7 +361,7 @@ class CircuitBreaker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        guard.leave(self, error, self._rules, self.clock.monotonic())
+        guard.leave(self, error, self._rules)
 
     # -- decisions, with the lock held
     # -------------------------------------------------------------------------------
@@ -373,8 +377,20 @@ class CircuitBreaker:
         if self._state is not CircuitState.HALF_OPEN:
             return Permit(self, self._generation)
         permit = Permit(self, self._generation, half_open=True, expires_at=now + self.config.probe_seconds)
-        self._probes.add(permit)
+        try:
+            self._probes.add(permit)
+        except BaseException:  # a signal that came meanwhile: nobody will ever give this one back
+            self._probes.discard(permit)
+            raise
         return permit
+
+    def _give_back_locked(self, permit: Permit) -> bool:
+        """Take a permit back. Returns whether it was this breaker's and still out."""
+        if not permit.open or permit.owner is not self:
+            return False
+        permit.open = False
+        self._probes.discard(permit)
+        return True
 
     def _blocked_locked(self, now: float) -> bool:
         if self._state is CircuitState.OPEN:

@@ -6,9 +6,10 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from service_utils.calls import Outcome
@@ -17,7 +18,7 @@ from service_utils.errors import DeadlineExceeded, ServiceUnavailable, TokenErro
 if TYPE_CHECKING:
     from service_utils.policies.breaker import CircuitBreaker, Permit
 
-__all__ = ["Classify", "Rules", "breakers_enabled", "enter", "leave", "wrap"]
+__all__ = ["Classify", "Entry", "Rules", "breakers_enabled", "enter", "leave", "wrap"]
 
 Classify: TypeAlias = Callable[[Exception], "Outcome | None"]
 
@@ -105,9 +106,9 @@ def wrap(breaker: CircuitBreaker, func: Callable[..., Any], rules: Rules) -> Cal
         try:
             result = func(*args, **kwargs)
         except BaseException as error:
-            settle(breaker, permit, rules, error, breaker.clock.monotonic() - began)
+            settle(breaker, permit, rules, error, began)
             raise
-        settle(breaker, permit, rules, None, breaker.clock.monotonic() - began)
+        settle(breaker, permit, rules, None, began)
         return result
 
     return guarded
@@ -123,20 +124,21 @@ def _wrap_async(
         try:
             result = await func(*args, **kwargs)
         except BaseException as error:
-            settle(breaker, permit, rules, error, breaker.clock.monotonic() - began)
+            settle(breaker, permit, rules, error, began)
             raise
-        settle(breaker, permit, rules, None, breaker.clock.monotonic() - began)
+        settle(breaker, permit, rules, None, began)
         return result
 
     return guarded
 
 
 def settle(
-    breaker: CircuitBreaker, permit: Permit, rules: Rules, error: BaseException | None, duration: float
+    breaker: CircuitBreaker, permit: Permit, rules: Rules, error: BaseException | None, began: float
 ) -> None:
-    """Record how the guarded code ended. The permit is given back even when ``classify`` itself fails."""
-    outcome, retry_after = Outcome.IGNORED, None
+    """Record how the guarded code ended. The permit is given back even when ``classify`` fails."""
+    outcome, retry_after, duration = Outcome.IGNORED, None, 0.0
     try:
+        duration = breaker.clock.monotonic() - began
         outcome = rules.outcome_of(error)
         retry_after = getattr(error, "retry_after", None)
     finally:
@@ -149,46 +151,57 @@ def settle(
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+@dataclass(slots=True, eq=False)
+class Entry:
     """A ``with`` block that has been entered and not left."""
 
     breaker: CircuitBreaker
     permit: Permit
     began: float
-    frame: int  # which function body the block stands in
+    body: FrameType | None  # the function body the block stands in, while the block is open
 
 
 # The ``with`` statement hands nothing from __enter__ to __exit__, so the permits of this thread or task lie
 # here, innermost last. One variable for all breakers: a context variable per breaker would never be freed.
-_entered: ContextVar[tuple[_Entry, ...]] = ContextVar("_entered", default=())
+_entered: ContextVar[tuple[Entry, ...]] = ContextVar("_entered", default=())
 
 
 def enter(breaker: CircuitBreaker, now: float) -> None:
     """Take a permit for a ``with`` block."""
-    entry = _Entry(breaker, breaker.acquire(), now, _body())
-    _entered.set((*_entered.get(), entry))
+    entry = Entry(breaker, breaker.acquire(), now, _body())
+    breaker._blocks.append(entry)
+    _entered.set((*_still_open(), entry))
 
 
-def leave(breaker: CircuitBreaker, error: BaseException | None, rules: Rules, now: float) -> None:
+def leave(breaker: CircuitBreaker, error: BaseException | None, rules: Rules) -> None:
     """Settle the innermost ``with`` block of this breaker in the same function body.
 
-    Generators need not leave their blocks in the order in which they entered them: hence the function body.
-    Where it says nothing (an ``ExitStack`` enters and leaves in bodies of its own) the innermost counts.
-
-    A block that is left in another context than it was entered in (a generator finished by another thread)
-    finds no permit here; a probe's expires by itself then.
+    Generators need not leave their blocks in the order in which they entered them, nor in the thread, task or
+    context: hence the function body. Where it says nothing (an ``ExitStack`` enters and leaves in bodies of
+    its own) the innermost block of this context counts. One that is in another context then finds no permit
+    here; a probe's expires by itself.
     """
-    entries = _entered.get()
-    mine = [entry for entry in reversed(entries) if entry.breaker is breaker]
-    if not mine:
+    body, here = _body(), _still_open()
+    left = _innermost(entry for entry in tuple(breaker._blocks) if entry.body is body) or _innermost(
+        entry for entry in here if entry.breaker is breaker
+    )
+    if left is None:
         return
-    body = _body()
-    left = next((entry for entry in mine if entry.frame == body), mine[0])
-    _entered.set(tuple(entry for entry in entries if entry is not left))
-    settle(breaker, left.permit, rules, error, now - left.began)
+    left.body = None  # a copy of the context may live on, the function's variables need not
+    breaker._blocks.remove(left)
+    _entered.set(tuple(entry for entry in here if entry is not left))
+    settle(breaker, left.permit, rules, error, left.began)
 
 
-def _body() -> int:
+def _still_open() -> tuple[Entry, ...]:
+    """The blocks entered in this context, without those that were left in another."""
+    return tuple(entry for entry in _entered.get() if entry.body is not None)
+
+
+def _innermost(entries: Iterable[Entry]) -> Entry | None:
+    return next(reversed(tuple(entries)), None)
+
+
+def _body() -> FrameType:
     """The function body with the ``with`` statement: three calls up, behind ``enter`` and ``__enter__``."""
-    return id(sys._getframe(3))
+    return sys._getframe(3)
