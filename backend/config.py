@@ -91,7 +91,7 @@ SERVICES = (
         port=6005,
         max_retries=3,
         timeout=30.0,
-        deadline=5.0,
+        deadline=3.0,
         failure_threshold=5,
         recovery_timeout=90.0,
     ),

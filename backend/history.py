@@ -24,7 +24,6 @@ __all__ = ["ChatHistory", "HistoryEntry", "PendingEntries"]
 
 _MOST_PER_PROJECT = 200
 _MOST_PROJECTS = 500
-_APPEND_WITHIN = 3.0
 _NOT_FOUND = 404
 
 
@@ -121,7 +120,7 @@ class ChatHistory:
     def _append(self, project_id: str, entries: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         body = {"project_id": project_id, "file_path": HISTORY_PATH, "content": lines, "append": True}
-        accepted(self._filesystem.post("/save_file", json=body, deadline=_APPEND_WITHIN))
+        accepted(self._filesystem.post("/save_file", json=body))
 
 
 def _parsed(content: str) -> list[dict[str, Any]]:

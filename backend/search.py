@@ -18,7 +18,6 @@ __all__ = ["PATH_IN_METADATA", "Found", "Search", "collection_of"]
 PATH_IN_METADATA = "backend:file_path"
 """Under which name a document's path stands beside its own metadata at Chroma."""
 
-_FILESYSTEM_WITHIN = 4.0
 _LONGEST_FILE_QUERY = 2_000
 
 
@@ -96,7 +95,6 @@ class Search:
             "/projects/{project_id}/search",
             path_params={"project_id": project_id},
             params={"q": query[:_LONGEST_FILE_QUERY], "limit": n_results + 1},
-            deadline=_FILESYSTEM_WITHIN,
         )
         return _file_results(accepted(response))[:n_results]
 

@@ -7,8 +7,6 @@ from service_utils import ResilientServiceClient, best_effort
 
 __all__ = ["Snapshots"]
 
-_WITHIN = 3.0
-
 
 class Snapshots:
     """Commits that nobody waits for long.
@@ -27,7 +25,6 @@ class Snapshots:
                 "/snapshot/{project_id}",
                 path_params={"project_id": project_id},
                 json={"message": message, "author": author},
-                deadline=_WITHIN,
             )
             return member(accepted(response), "sha", str)
         return None

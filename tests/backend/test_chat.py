@@ -233,6 +233,17 @@ def test_snapshot_is_best_effort(client: FlaskClient, services: Services) -> Non
     assert (response.status_code, response.json["snapshot"], response.json["degraded"]) == (200, None, True)
 
 
+def test_silent_services_do_not_hold_up_the_answer(settings: dict[str, Any], services: Services) -> None:
+    """History and snapshot have time limits of their own."""
+    client = create_app({**settings, "FILESYSTEM_DEADLINE": "0.2", "GIT_DEADLINE": "0.2"}).test_client()
+    services.filesystem.fail("/save_file", Fault.SILENT)
+    services.git.fail("/", Fault.SILENT)
+
+    reply = chat(client).json
+
+    assert (reply["history"], reply["snapshot"], reply["billing"]["status"]) == ("memory", None, "charged")
+
+
 def test_bug_after_payment_does_not_cost_the_answer(
     client: FlaskClient, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from backend.app import create_app
+from backend.llm import Answer
 from tests.backend.accounts import START, charges, held
 from tests.backend.running import Fault, Services
 from tests.backend.test_chat import chat
@@ -111,6 +113,8 @@ def test_answer_or_money(
         status = response.json["billing"]["status"]
         assert status == ("charged" if capture is None else "pending")
         assert taken == ([PRICE] if capture in (None, Fault.LOST) else [])
+        # A release now could overtake a capture that is still under way.
+        assert "/release" not in services.billing.paths()
     else:
         assert capture is Fault.REFUSED
         assert taken == []
@@ -182,6 +186,23 @@ def test_money_comes_back_when_answering_breaks(
         with pytest.raises(error):
             chat(client)
 
+    assert (charges(services), held(services)) == ([], 0)
+
+
+def test_money_comes_back_when_the_time_is_up(
+    settings: dict[str, Any], services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer that comes after the request's time is not paid for: the reservation is released at once."""
+    app = create_app({**settings, "REQUEST_DEADLINE": "0.5"})
+    late = threading.Event()
+
+    def dawdle(*_args: object) -> Answer:
+        late.wait(0.7)
+        return Answer(text="late", tokens=0, model=None, answered_by="local", degraded=False)
+
+    monkeypatch.setattr(app.extensions["backend"].chat._answerer, "answer", dawdle)
+
+    assert chat(app.test_client()).status_code == 504
     assert (charges(services), held(services)) == ([], 0)
 
 
