@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,8 +40,15 @@ _SECRET_WORDS = (
     "apikey",
     "credential",
     "session",
+    "key",
+    "pass",
+    "pwd",
+    "signature",
+    "jwt",
 )
+_SECRET_VALUE = re.compile(r"\s*(basic|bearer|digest|negotiate|token)\s", re.IGNORECASE)
 _PER_SEND_HEADERS = frozenset({"content-length", "host", "connection", TIME_LEFT_HEADER.lower()})
+_OF_THE_BODY = frozenset({"content-type", "content-encoding"})
 _MAX_REPLAY_BYTES = 10 * 2**20
 
 
@@ -126,7 +134,13 @@ class Outgoing:
         if body is None and self.prepared.body is not None:
             return None
         path = self.prepared.path_url.removeprefix(self._base_path)
-        headers = {name: value for name, value in self.prepared.headers.items() if _may_be_kept(name)}
+        # Not those that an auth= has added: whatever their names, they are credentials.
+        named = self.fixed | _OF_THE_BODY
+        headers = {
+            name: value
+            for name, value in self.prepared.headers.items()
+            if name.lower() in named and _may_be_kept(name, value)
+        }
         return Replay(
             self.method, path if path.startswith("/") else "/" + path, body, headers, self.idempotency_key
         )
@@ -249,8 +263,11 @@ def _options(method: str, arguments: Mapping[str, Any], deadline: Deadline | Non
     )
 
 
-def _may_be_kept(header: str) -> bool:
+def _may_be_kept(header: str, value: str | bytes) -> bool:
     name = header.lower()
+    if name == IDEMPOTENCY_HEADER.lower():
+        return True
     if name in _PER_SEND_HEADERS or name == INTERNAL_TOKEN_HEADER.lower():
         return False
-    return not any(word in name for word in _SECRET_WORDS)
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    return not any(word in name for word in _SECRET_WORDS) and not _SECRET_VALUE.match(text)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
+import requests
+
 __all__ = ["BaseURL", "Origin", "fill_path", "label_of", "origin_of"]
 
 Origin = tuple[str, str, int]
@@ -80,11 +82,12 @@ class BaseURL:
         if port == 0:
             raise ValueError(f"{shown}: port 0 is no address")
         _refuse_climbing(what, parts.path)
-        url = _without_userinfo(base_url).rstrip("/")
+        url = _as_sent(_without_userinfo(base_url), shown)
         userinfo = None
         if parts.username is not None or parts.password is not None:
             userinfo = unquote(parts.username or ""), unquote(parts.password or "")
-        return cls(url, parts.hostname.lower(), origin_of(base_url), userinfo)
+        origin = origin_of(url)
+        return cls(url, origin[1], origin, userinfo)
 
     def join(self, path: str) -> str:
         """The URL of a path below this address, with one slash between the two.
@@ -114,6 +117,16 @@ class BaseURL:
             return origin_of(url) == self.origin
         except ValueError:
             return False
+
+
+def _as_sent(url: str, shown: str) -> str:
+    """The URL in the spelling of what is sent: international names and letters encoded, dot segments gone."""
+    prepared = requests.PreparedRequest()
+    try:
+        prepared.prepare_url(url, None)
+    except ValueError:
+        raise ValueError(f"{shown}: is no URL that can be sent") from None
+    return str(prepared.url).rstrip("/")
 
 
 def label_of(path: object) -> str:
