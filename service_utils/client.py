@@ -32,7 +32,6 @@ from service_utils.clock import Clock
 from service_utils.config import ServiceConfig
 from service_utils.errors import ServiceError
 from service_utils.events import CircuitState, FailureKind, Listener
-from service_utils.http.body import read_quietly
 from service_utils.http.classify import Verdict, classify_error, classify_response
 from service_utils.http.context import current_deadline
 from service_utils.http.outgoing import CallDefaults, Outgoing, build
@@ -521,7 +520,6 @@ class ResilientServiceClient:
     def _judge_error(self, call: Call, outgoing: Outgoing, raised: Exception) -> Tried:
         callers, outgoing.code.error = outgoing.code.error, None
         if callers is None and isinstance(raised, requests.HTTPError) and raised.response is not None:
-            read_quietly(raised.response)
             callers = raised  # of a hook of the session that was given
         if isinstance(callers, requests.HTTPError) and callers.response is not None:
             # A response hook that calls raise_for_status: the status decides, as if it had been returned.

@@ -49,8 +49,7 @@ class CallerCode:
             try:
                 return noted(response, *args, **kwargs)
             except requests.HTTPError:
-                read_quietly(response)  # raise_for_status: the caller may want to see why
-                raise
+                raise  # raise_for_status: the caller may want to see why
             except BaseException:
                 response.close()
                 raise
@@ -58,10 +57,10 @@ class CallerCode:
         return closing
 
 
-def read_quietly(response: requests.Response) -> None:
-    """Have the body of an error answer in memory; without one if it cannot be had."""
+def read_quietly(response: requests.Response, limit: int, service: str, deadline: Deadline | None) -> None:
+    """:func:`read_body` for an error answer that a hook has raised; without a body if it cannot be had."""
     try:
-        _ = response.content
+        read_body(response, limit, service, deadline)
     except (requests.RequestException, RuntimeError):
         response.close()
 
@@ -157,7 +156,7 @@ def read_body(response: requests.Response, limit: int, service: str, deadline: D
         requests.Timeout: The deadline passed while the body came in.
     """
     inside: Any = response
-    if inside._content is not False:
+    if inside._content is not False or response.raw is None:
         _check_length(response, len(response.content or b""), limit, service)
         return
     pieces: list[bytes] = []

@@ -19,7 +19,7 @@ from requests import PreparedRequest, Response
 from requests import exceptions as rex
 from requests.adapters import HTTPAdapter
 
-from service_utils.http.body import CallerBody, read_body
+from service_utils.http.body import CallerBody, read_body, read_quietly
 from service_utils.http.urls import BaseURL
 from service_utils.policies.deadline import Deadline
 
@@ -234,7 +234,12 @@ class SessionTransport:
 
         hooks: dict[str, Any] = prepared.hooks
         prepared.hooks = {**hooks, "response": [*hooks.get("response", ()), read]}
-        response = self._session.send(prepared, **settings)
+        try:
+            response = self._session.send(prepared, **settings)
+        except rex.HTTPError as error:
+            if error.response is not None:
+                read_quietly(error.response, self._limit, self._service, options.deadline)
+            raise
         # A local function would keep the answer from being pickled, and following requests have their own.
         for each in (response, response.next, *response.history):
             if each is not None:
