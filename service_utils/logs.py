@@ -49,7 +49,9 @@ class LoggingListener:
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self._logger = logger if logger is not None else logging.getLogger("service_utils")
-        self._lock = threading.Lock()
+        # Re-entrant, as all locks here: the garbage collector, and a signal handler, may run within and tell
+        # of something.
+        self._lock = threading.RLock()
         self._rejections: dict[tuple[str, str], _Rejections] = {}  # by service and name
         self._writers: dict[type[Event], Callable[[Any], None]] = {
             AttemptStarted: self._attempt_started,

@@ -32,7 +32,7 @@ class ServiceRegistry:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._clients: dict[str, ResilientServiceClient] = {}
         self._breakers: dict[str, CircuitBreaker] = {}
 

@@ -19,7 +19,7 @@ class CallCounters:
     """Counts the calls of one client. May be used from any thread; the lock covers arithmetic alone."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._total = 0
         self._succeeded = 0
         self._failed = 0

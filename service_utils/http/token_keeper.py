@@ -40,7 +40,7 @@ class TokenKeeper:
         self._provider = provider
         self._name = name
         self._service = service
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._version = 0
         self._under_way: _Refresh | None = None
         self._last: _Refresh | None = None  # what became of the one that made this version

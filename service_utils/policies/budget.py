@@ -34,7 +34,7 @@ class RetryBudget:
         self.ratio = _checked("ratio", ratio)
         self.capacity = _checked("capacity", capacity)
         self._balance = self.capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def balance(self) -> float:

@@ -14,7 +14,7 @@ import pytest
 from service_utils.errors import CircuitOpenError
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.testing import FakeClock
-from tests.policies.circuits import RECOVERY, THRESHOLD, half_open_breaker, make_breaker, totals
+from tests.policies.circuits import THRESHOLD, half_open_breaker, make_breaker, totals
 
 
 def test_blocks_of_two_breakers(fake_clock: FakeClock) -> None:
