@@ -101,10 +101,12 @@ def start(environ: dict[str, str], tmp_path: Path) -> Iterator[Start]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that nobody has fetched the exit code of is dead."""
+    """Whether a process runs; one that waits for its exit code to be fetched does not, where one can tell."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except FileNotFoundError:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat")
+        return not state.exists() or state.read_text().rpartition(") ")[2][0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
 
 
