@@ -34,7 +34,7 @@ from service_utils.errors import ServiceError
 from service_utils.events import CircuitState, FailureKind, Listener
 from service_utils.http.classify import Verdict, classify_error, classify_response
 from service_utils.http.context import current_deadline
-from service_utils.http.outgoing import CallDefaults, Outgoing, build
+from service_utils.http.outgoing import CallDefaults, Outgoing, build, checked_auth
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
 from service_utils.http.transport import SessionTransport, Transport
@@ -160,7 +160,7 @@ class ResilientServiceClient:
         self._defaults = CallDefaults(
             self._base,
             checked_headers(headers),
-            auth if auth is not None else self._base.userinfo,
+            checked_auth(auth) if auth is not None else self._base.userinfo,
             idempotency_keys,
         )
         self._tell_time_left = is_internal_host(self._base.host)

@@ -22,13 +22,14 @@ from service_utils.http.transport import SendOptions, Transport, checked_cert, c
 from service_utils.http.urls import BaseURL, fill_path, label_of
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["REQUEST_ID_HEADER", "TIME_LEFT_HEADER", "CallDefaults", "Outgoing", "build"]
+__all__ = ["REQUEST_ID_HEADER", "TIME_LEFT_HEADER", "CallDefaults", "Outgoing", "build", "checked_auth"]
 
 REQUEST_ID_HEADER = "X-Request-ID"
 TIME_LEFT_HEADER = "X-Request-Timeout-Ms"
 
 _REQUEST_ARGUMENTS = frozenset({"params", "data", "json", "headers", "cookies", "files", "auth", "hooks"})
 _SEND_ARGUMENTS = frozenset({"stream", "allow_redirects", "proxies", "verify", "cert"})
+_MAPPINGS = frozenset({"path_params", "headers", "hooks", "proxies"})
 _READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _SECRET_WORDS = (
     "auth",
@@ -165,6 +166,9 @@ def build(
     """
     if unknown := arguments.keys() - _REQUEST_ARGUMENTS - _SEND_ARGUMENTS:
         raise TypeError(f"request() got an unexpected keyword argument {min(unknown)!r}")
+    for name, given in (("path_params", path_params), *arguments.items()):
+        if name in _MAPPINGS and given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{name}: must be a mapping, not of type {type(given).__name__}")
     if not isinstance(method, str) or not method.isalpha():
         raise ValueError(f"method={method!r}: must be an HTTP method such as GET")
     method = method.upper()
@@ -183,7 +187,7 @@ def build(
             json=arguments.get("json"),
             files=arguments.get("files"),
             cookies=arguments.get("cookies"),
-            auth=arguments.get("auth") or defaults.auth,
+            auth=checked_auth(arguments.get("auth")) or defaults.auth,
             hooks=_noted_hooks(arguments.get("hooks"), code),
         )
     )
@@ -205,6 +209,18 @@ def build(
     )
 
 
+def checked_auth(auth: Any) -> Any:
+    """``auth=`` as ``requests`` takes it: a callable, or user and password.
+
+    Raises:
+        TypeError: It is neither. The error does not show it.
+    """
+    pair = isinstance(auth, tuple | list) and len(auth) == 2
+    if auth is None or pair or callable(auth):
+        return auth
+    raise TypeError(f"auth of type {type(auth).__name__}: must be (user, password) or a callable")
+
+
 def _data(data: Any) -> Any:
     if isinstance(data, memoryview):
         return bytes(data)  # requests would send it, but could not send it again
@@ -215,8 +231,6 @@ def _data(data: Any) -> Any:
 def _merged(defaults: Mapping[str, str], given: Mapping[str, str | None] | None) -> CaseInsensitiveDict[Any]:
     """The client's headers under those of the call; a value of None takes one away."""
     merged: CaseInsensitiveDict[Any] = CaseInsensitiveDict(defaults)
-    if given is not None and not isinstance(given, Mapping):
-        raise TypeError(f"headers: must be a mapping of names to values, not of type {type(given).__name__}")
     for name, value in (given or {}).items():
         check_header(name, "" if value is None else value)
         merged[name] = value

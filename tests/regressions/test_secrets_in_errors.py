@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import requests
 
-from service_utils import ResilientServiceClient, ServiceRegistry, TokenError
+from service_utils import FallbackChain, ResilientServiceClient, ServiceRegistry, TokenError
 from service_utils.testing import FakeClock, FaultServer
+from service_utils.testing.replies import Answer
 
 SECRET = "s3cret"
 
@@ -88,3 +89,15 @@ def test_the_query_of_a_call_that_failed() -> None:
         client_of(max_retries=1).get("/a", params={"api_key": SECRET})
 
     assert SECRET not in "".join(traceback.format_exception(failure.value))
+
+
+def test_the_query_of_an_answer_that_a_chain_takes_for_a_failure(fault_server: FaultServer) -> None:
+    """The error of a chain that has failed does not quote the query of the call inside."""
+    fault_server.default = Answer(404)
+    client = client_of(fault_server.url)
+    chain = FallbackChain("answer", [("only", lambda: client.get("/a", params={"api_key": SECRET}))])
+
+    with pytest.raises(requests.HTTPError) as failure:
+        chain.run()
+
+    assert SECRET not in str(failure.value)

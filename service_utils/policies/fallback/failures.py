@@ -142,6 +142,8 @@ def raise_if_failed(result: object) -> None:
         result.raise_for_status()
     except Exception as error:
         _carry_record(result, error)
+        if all(isinstance(each, str) for each in error.args):
+            error.args = (sentence_of(error),)  # requests quotes the URL with the keys in its query
         raise
     silent = ServiceError(f"the service answered with status {result.status_code}")
     silent.response = result  # type: ignore[assignment]
