@@ -39,8 +39,8 @@ format: $(VENV)/.for-work  ## put the code into its form, repairing what can be 
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.for-work  ## check that the links between the Markdown pages lead somewhere
-	$(BIN)/python -m pytest -q tests/test_docs.py $(ARGS)
+docs: $(VENV)/.for-work  ## check the pages: links lead somewhere, tables agree with the code
+	$(BIN)/python -m pytest -q tests/test_docs.py $(wildcard tests/docs) $(ARGS)
 
 bench: $(VENV)/.for-work  ## run every script in benchmarks/
 	@set -e; found=; for script in benchmarks/*.py; do \
