@@ -227,8 +227,10 @@ class SessionTransport:
 
     def _send_bounded(self, prepared: PreparedRequest, options: SendOptions, **settings: Any) -> Response:
         """Send, the body of a redirect read within bounds before requests reads it without any."""
+        seen: list[Response] = []
 
         def read(response: Response, *_args: Any, **_kwargs: Any) -> None:
+            seen.append(response)
             if response.is_redirect and self._session.get_redirect_target(response) is not None:
                 read_body(response, self._limit, self._service, options.deadline)
 
@@ -240,6 +242,11 @@ class SessionTransport:
             if error.response is not None:
                 read_quietly(error.response, self._limit, self._service, options.deadline)
             raise
+        except ValueError:
+            # A session that was given raises on a redirect to what is no address: that leads nowhere, then.
+            if not (seen and seen[-1].is_redirect):
+                raise
+            response = seen[-1]
         # A local function would keep the answer from being pickled, and following requests have their own.
         for each in (response, response.next, *response.history):
             if each is not None:

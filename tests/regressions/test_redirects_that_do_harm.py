@@ -72,11 +72,14 @@ def test_a_service_that_goes_away_after_it_has_redirected(fault_server: FaultSer
     assert len(fault_server.requests) == 1
 
 
-def test_an_address_that_is_no_text(fault_server: FaultServer) -> None:
-    """A redirect to bytes that are no UTF-8 comes back as the answer it is."""
-    fault_server.script(Raw(b"HTTP/1.1 302 Found\r\nLocation: /\xff\r\nContent-Length: 0\r\n\r\n"))
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("address", [b"/\xff", b"http://[::1", b"http://127.0.0.1:port/", b"what://is/this"])
+def test_an_address_that_is_none(fault_server: FaultServer, own: bool, address: bytes) -> None:
+    """A redirect to what nobody can read comes back as the answer it is."""
+    fault_server.script(Raw(b"HTTP/1.1 302 Found\r\nLocation: " + address + b"\r\nContent-Length: 0\r\n\r\n"))
+    session = None if own else requests.Session()
 
-    assert client_of(fault_server.url).get("/a").status_code == 302
+    assert client_of(fault_server.url, session=session).get("/a").status_code == 302
 
 
 def test_a_head_that_contradicts_itself(fault_server: FaultServer) -> None:
