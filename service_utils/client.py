@@ -447,9 +447,13 @@ class ResilientServiceClient:
         try:
             return self._attempts(call, outgoing, permit)
         finally:
-            self.breaker.record(
-                permit, call.outcome, call.longest(), error=call.detail, retry_after=call.retry_after
-            )
+            try:
+                self.breaker.record(
+                    permit, call.outcome, call.longest(), error=call.detail, retry_after=call.retry_after
+                )
+            except BaseException:  # a signal or kill in this very moment
+                self.breaker.release(permit)
+                raise
 
     def _attempts(self, call: Call, outgoing: Outgoing, permit: Permit) -> requests.Response:
         if call.budget is not None:
