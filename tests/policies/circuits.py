@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from service_utils.calls import Outcome
+from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitChanged, CircuitRejected, CircuitState, Event
 from service_utils.policies.breaker import CircuitBreaker, Permit
 from service_utils.testing import FakeClock
@@ -46,6 +47,13 @@ def half_open_breaker(clock: FakeClock, **options: Any) -> tuple[CircuitBreaker,
     breaker = open_breaker(clock, **options)
     clock.advance(breaker.get_stats()["cooldown_remaining"])
     return breaker, breaker.acquire()
+
+
+def try_acquire(breaker: CircuitBreaker) -> Permit | None:
+    try:
+        return breaker.acquire()
+    except CircuitOpenError:
+        return None
 
 
 def totals(breaker: CircuitBreaker) -> tuple[int, int, int, int]:

@@ -1,0 +1,138 @@
+"""What a breaker's listeners may do: everything, and nothing that harms it."""
+
+from __future__ import annotations
+
+import pytest
+
+from service_utils.errors import CircuitOpenError
+from service_utils.events import CircuitChanged, CircuitRejected, Event
+from service_utils.policies.breaker import CircuitBreaker
+from service_utils.testing import FakeClock
+from tests.policies.circuits import (
+    RECOVERY,
+    THRESHOLD,
+    Ear,
+    fail,
+    make_breaker,
+    open_breaker,
+    succeed,
+    totals,
+    try_acquire,
+)
+from tests.side_by_side import in_thread
+
+
+def everything(breaker: CircuitBreaker) -> None:
+    """Each method of a breaker; ends with the state it began with as far as calls can see."""
+    breaker.get_stats()
+    breaker.retry_after()
+    repr(breaker)
+    if (permit := try_acquire(breaker)) is not None:
+        breaker.release(permit)
+
+
+def test_listener_runs_without_the_lock(fake_clock: FakeClock) -> None:
+    """While a listener runs, other threads use the breaker as if nothing were."""
+    free: list[bool] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, CircuitChanged):
+            free.append(in_thread(lambda: everything(breaker)))
+
+    breaker = make_breaker(fake_clock, listeners=[listener])
+    fail(breaker, THRESHOLD)
+    fake_clock.advance(RECOVERY)
+    succeed(breaker)
+    breaker.force_open("maintenance")
+    breaker.disable("experiment")
+    breaker.reset()
+    assert free == [True] * 6
+
+
+def test_listener_runs_without_the_lock_when_calls_are_refused(fake_clock: FakeClock) -> None:
+    """Refusals are told without the lock too, by acquire() and by check()."""
+    free: list[bool] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, CircuitRejected):
+            free.append(in_thread(breaker.get_stats))
+
+    breaker = open_breaker(fake_clock, listeners=[listener])
+    for ask in (breaker.acquire, breaker.check):
+        with pytest.raises(CircuitOpenError):
+            ask()
+    assert free == [True, True]
+
+
+def test_guarded_and_classifying_code_runs_without_the_lock(fake_clock: FakeClock) -> None:
+    """Neither the guarded code nor classify keeps others from the breaker."""
+    free: list[bool] = []
+
+    def classify(error: Exception) -> None:
+        free.append(in_thread(lambda: everything(breaker)))
+
+    def func() -> None:
+        free.append(in_thread(lambda: everything(breaker)))
+        raise ConnectionResetError
+
+    breaker = make_breaker(fake_clock, classify=classify)
+    with pytest.raises(ConnectionResetError):
+        breaker.call(func)
+    with pytest.raises(ConnectionResetError), breaker:
+        func()
+    assert free == [True] * 4
+
+
+def test_listener_may_use_the_breaker(fake_clock: FakeClock) -> None:
+    """A listener that calls back into the breaker finds it in its new state, and does not hang."""
+    seen = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, CircuitChanged):
+            seen.append((event.to_state, breaker.state))
+            everything(breaker)
+
+    breaker = make_breaker(fake_clock, listeners=[listener])
+
+    def story() -> None:
+        fail(breaker, THRESHOLD)
+        fake_clock.advance(RECOVERY)
+        succeed(breaker)
+
+    assert in_thread(story)
+    assert seen == [("open", "open"), ("half_open", "half_open"), ("closed", "closed")]
+
+
+def test_listener_may_change_the_breaker(fake_clock: FakeClock) -> None:
+    """A listener may even take the circuit in hand: here, one that lets no outage be."""
+
+    def listener(event: Event) -> None:
+        if isinstance(event, CircuitChanged) and event.to_state == "open":
+            breaker.disable("not on my watch")
+
+    breaker = make_breaker(fake_clock, listeners=[listener])
+    assert in_thread(lambda: fail(breaker, THRESHOLD))
+    assert breaker.state == "disabled"
+
+
+def test_listener_with_a_bug_changes_nothing(fake_clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """A listener that raises is logged; calls, states and the other listeners go on as without it."""
+
+    def buggy(event: Event) -> None:
+        raise ZeroDivisionError("by a listener")
+
+    ear = Ear()
+    breaker = make_breaker(fake_clock, listeners=[buggy, ear])
+    fail(breaker, THRESHOLD)
+    with pytest.raises(CircuitOpenError):
+        breaker.acquire()
+    fake_clock.advance(RECOVERY)
+    with breaker:
+        pass
+    breaker.force_open("maintenance")
+    breaker.reset()
+
+    assert [to for _, to, _ in ear.changes] == ["open", "half_open", "closed", "forced_open", "closed"]
+    assert len(ear.rejections) == 1
+    assert totals(breaker) == (1, THRESHOLD, 0, 1)
+    assert sum("Listener" in record.message for record in caplog.records) == 6
