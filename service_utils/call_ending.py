@@ -67,7 +67,9 @@ def error_for(call: Call, tried: Tried, *, raise_for_status: bool) -> Exception 
     if verdict.kind is FailureKind.CALLER:
         return error
     if error is not None:
-        return described(error, call.sentence("failed", verdict.detail or f"status {verdict.status}"))
+        late = verdict.kind is FailureKind.TIMEOUT
+        why = verdict.detail or f"status {verdict.status}"
+        return described(error, call.sentence("failed", why), late=late)
     if response is not None and verdict.failed and call.policy.raise_on_status:
         return status_error(response, call.sentence("failed"), verdict)
     if response is not None and raise_for_status and not verdict.failed and response.status_code >= 400:

@@ -221,8 +221,7 @@ class ResilientServiceClient:
             **config.options,
         )
 
-    # -- the methods of requests
-    # -------------------------------------------------------------------------------------
+    # -- the methods of requests --------------------------------------------------------------------
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
         """GET; see :meth:`request`."""
@@ -334,8 +333,7 @@ class ResilientServiceClient:
         self._events.dead_letter_added(call, letter_id)
         return letter_id
 
-    # -- state and status
-    # --------------------------------------------------------------------------------------------
+    # -- state and status ---------------------------------------------------------------------------
 
     @property
     def state(self) -> CircuitState:
@@ -386,8 +384,7 @@ class ResilientServiceClient:
     def __repr__(self) -> str:
         return f"<ResilientServiceClient {self.name!r} {self.base_url} {self.state.value}>"
 
-    # -- one call, step by step
-    # --------------------------------------------------------------------------------------
+    # -- one call, step by step ---------------------------------------------------------------------
 
     def _fix(
         self, call: Call, timeout: Any, deadline: float | Deadline | None, retry: RetryPolicy | None

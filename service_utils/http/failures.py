@@ -8,18 +8,24 @@ from urllib3 import exceptions as uex
 
 from service_utils.http.classify import Verdict, causes
 
-__all__ = ["described", "status_error"]
+__all__ = ["BodyTimeout", "described", "status_error"]
 
 
-def described(error: Exception, sentence: str) -> Exception:
+class BodyTimeout(requests.ConnectionError, requests.ReadTimeout):
+    """The body stopped coming. ``requests`` raises a ConnectionError for that; it is a Timeout as well."""
+
+
+def described(error: Exception, sentence: str, *, late: bool) -> Exception:
     """The error in its own type with a new sentence, or the error itself where that cannot be.
 
     ``requests``' own types are made anew, so that an exception object which somebody shares (a mock, say) is
     not changed. What is no ``RequestException`` but came from the network becomes a
     ``requests.ConnectionError``, and so does an answer whose head cannot be read: requests' type for that
-    says that the caller's own header is at fault.
+    says that the caller's own header is at fault. ``late`` tells that it was a time-out.
     """
     _hide_queries(error)
+    if late and type(error) is requests.ConnectionError:
+        return BodyTimeout(sentence, request=error.request, response=error.response)
     if isinstance(error, rex.RequestException) and not isinstance(error, rex.InvalidHeader):
         if type(error).__module__ != rex.__name__:
             return error

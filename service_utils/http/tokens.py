@@ -14,8 +14,9 @@ import threading
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from service_utils.clock import SYSTEM, Clock
+from service_utils.clock import Clock
 from service_utils.errors import TokenError
+from service_utils.policies.checks import checked_clock
 from service_utils.profiles import current_profile
 
 __all__ = [
@@ -136,7 +137,7 @@ class EnvToken:
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
-        self._clock = clock if clock is not None else SYSTEM
+        self._clock = checked_clock(clock)
         self._lock = threading.Lock()
         self._file: tuple[str, float, str] | None = None  # path, when it was read, token
 

@@ -34,7 +34,7 @@ from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitChanged, CircuitRejected, CircuitState, Event, Listener, notify
 from service_utils.policies import guard
 from service_utils.policies.breaker_config import BreakerConfig
-from service_utils.policies.checks import checked_clock, checked_listeners
+from service_utils.policies.checks import checked_clock, checked_listeners, require_number
 from service_utils.policies.guard import Classify
 
 __all__ = ["BreakerConfig", "CircuitBreaker", "CircuitState", "Outcome", "Permit"]
@@ -158,8 +158,7 @@ class CircuitBreaker:
             self._state = CircuitState.DISABLED
             self._reason = "CIRCUIT_BREAKER_ENABLED=false"
 
-    # -- asking and telling
-    # ------------------------------------------------------------------------------------------
+    # -- asking and telling -------------------------------------------------------------------------
 
     def acquire(self) -> Permit:
         """Ask for the right to make one call.
@@ -224,10 +223,15 @@ class CircuitBreaker:
             retry_after: Seconds the service asked to be left alone, when it did.
 
         Raises:
-            TypeError: ``outcome`` is no :class:`Outcome`.
+            TypeError: ``permit`` is no :class:`Permit`, ``outcome`` no :class:`Outcome`, ``retry_after`` no
+                number.
         """
+        if not isinstance(permit, Permit):
+            raise TypeError(f"permit={permit!r}: must be a Permit")
         if type(outcome) is not Outcome:
             raise TypeError(f"outcome={outcome!r}: must be an Outcome")
+        if retry_after is not None:
+            require_number("retry_after", retry_after)
         told: list[Event] = []
         try:
             now = self.clock.monotonic()
@@ -245,8 +249,7 @@ class CircuitBreaker:
         """Give a permit back without a result: the same as recording ``Outcome.IGNORED``."""
         self.record(permit, Outcome.IGNORED)
 
-    # -- by hand
-    # -----------------------------------------------------------------------------------------------------
+    # -- by hand ------------------------------------------------------------------------------------
 
     def force_open(self, reason: str) -> None:
         """Refuse every call until :meth:`reset`."""
@@ -260,8 +263,7 @@ class CircuitBreaker:
         """Close the circuit and forget its failures, whatever its state. Calls under way count no more."""
         self._override(CircuitState.CLOSED, _RESET)
 
-    # -- reading
-    # -----------------------------------------------------------------------------------------------------
+    # -- reading ------------------------------------------------------------------------------------
 
     @property
     def state(self) -> CircuitState:
@@ -312,8 +314,7 @@ class CircuitBreaker:
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.name!r} {self._state.value}>"
 
-    # -- round a piece of code
-    # ---------------------------------------------------------------------------------------
+    # -- round a piece of code ----------------------------------------------------------------------
 
     def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call a function through the breaker; a coroutine function gives a coroutine that does the same.
@@ -363,8 +364,7 @@ class CircuitBreaker:
     ) -> None:
         guard.leave(self, error, self._rules)
 
-    # -- decisions, with the lock held
-    # -------------------------------------------------------------------------------
+    # -- decisions, with the lock held --------------------------------------------------------------
 
     def _acquire_locked(self, now: float, told: list[Event]) -> Permit | None:
         self._expire_locked(now, told)
@@ -462,8 +462,7 @@ class CircuitBreaker:
         self._failed_probes += 1
         self._open_locked(_PROBE_FAILED, now, retry_after, told)
 
-    # -- from state to state, with the lock held
-    # ---------------------------------------------------------------------
+    # -- from state to state, with the lock held ----------------------------------------------------
 
     def _open_locked(self, reason: str, now: float, retry_after: float | None, told: list[Event]) -> None:
         self._open_until = now + self._open_seconds(retry_after)
@@ -524,8 +523,7 @@ class CircuitBreaker:
                 self._enter_locked(state, reason, now, told)
         self._tell(told)
 
-    # -- small helpers
-    # -----------------------------------------------------------------------------------------------
+    # -- small helpers ------------------------------------------------------------------------------
 
     def _cooldown_locked(self, now: float) -> float:
         return max(self._open_until - now, 0.0) if self._state is CircuitState.OPEN else 0.0

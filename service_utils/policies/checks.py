@@ -10,7 +10,14 @@ from typing import Any
 from service_utils.clock import SYSTEM, Clock
 from service_utils.events import Listener
 
-__all__ = ["checked_clock", "checked_listeners", "require_count", "require_fraction", "require_seconds"]
+__all__ = [
+    "checked_clock",
+    "checked_listeners",
+    "require_count",
+    "require_fraction",
+    "require_number",
+    "require_seconds",
+]
 
 
 def checked_clock(clock: Clock | None) -> Clock:
@@ -43,19 +50,20 @@ def require_count(name: str, value: Any, *, least: int = 1) -> None:
 
 def require_seconds(name: str, value: Any, *, zero: bool = True) -> None:
     """Require a finite number of seconds, not negative, and not zero either unless ``zero`` allows it."""
-    _require_number(name, value)
+    require_number(name, value)
     if not _is_finite(value) or value < 0 or (value == 0 and not zero):
         raise ValueError(f"{name}={value!r}: must be a finite number of seconds {'>= 0' if zero else '> 0'}")
 
 
 def require_fraction(name: str, value: Any, *, zero: bool = True) -> None:
     """Require a number in [0, 1], or in (0, 1] unless ``zero`` allows it."""
-    _require_number(name, value)
+    require_number(name, value)
     if not 0 <= value <= 1 or (value == 0 and not zero):
         raise ValueError(f"{name}={value!r}: must be a number in {'[0, 1]' if zero else '(0, 1]'}")
 
 
-def _require_number(name: str, value: Any) -> None:
+def require_number(name: str, value: Any) -> None:
+    """Require a number of any size and sign."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r}: must be a number")
 

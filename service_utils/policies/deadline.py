@@ -20,6 +20,8 @@ class Deadline:
     __slots__ = ("_clock", "at")
 
     def __init__(self, at: float, clock: Clock = SYSTEM) -> None:
+        if isinstance(at, bool) or not isinstance(at, int | float):
+            raise TypeError(f"at={at!r}: must be a number of seconds")
         if math.isnan(at):
             raise ValueError(f"at={at!r}: must be a number of seconds")
         self.at = at
@@ -30,8 +32,11 @@ class Deadline:
         """The deadline so many seconds from now.
 
         Raises:
-            ValueError: ``seconds`` is negative or not a number.
+            TypeError: ``seconds`` is not a number.
+            ValueError: ``seconds`` is negative or NaN.
         """
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"seconds={seconds!r}: must be a number")
         if not seconds >= 0:
             raise ValueError(f"seconds={seconds!r}: must be a number >= 0")
         return cls(clock.monotonic() + seconds, clock)

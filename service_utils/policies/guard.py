@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable
@@ -147,8 +148,14 @@ def settle(
             outcome,
             duration,
             error=error,
-            retry_after=retry_after if isinstance(retry_after, int | float) else None,
+            retry_after=retry_after if _is_a_wait(retry_after) else None,
         )
+
+
+def _is_a_wait(value: Any) -> bool:
+    """Whether what an exception of somebody else's calls ``retry_after`` can be seconds."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value < math.inf
 
 
 @dataclass(slots=True, eq=False)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
-from service_utils.clock import SYSTEM, Clock
+from service_utils.clock import Clock
 from service_utils.policies.backoff import Backoff, apply_jitter, exponential, require_factor
 from service_utils.policies.budget import RetryBudget
-from service_utils.policies.checks import require_count, require_fraction, require_seconds
+from service_utils.policies.checks import checked_clock, require_count, require_fraction, require_seconds
 from service_utils.policies.retrying import Retrying
 
 __all__ = ["IDEMPOTENT_METHODS", "PER_CLIENT", "PerClient", "RetryPolicy", "with_retry"]
@@ -242,7 +242,7 @@ def with_retry(
         budget=chosen._budget_for_callables(),
         exceptions=_exception_types(exceptions),
         timeout=timeout,
-        clock=SYSTEM if clock is None else clock,
+        clock=checked_clock(clock),
     ).decorate
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from service_utils.clock import SystemClock
-from service_utils.policies import retry
+from service_utils.policies import checks, retry
 from service_utils.policies.backoff import fixed
 from service_utils.policies.budget import RetryBudget
 from service_utils.policies.retry import RetryPolicy, with_retry
@@ -63,7 +63,7 @@ def clock() -> FakeClock:
 def test_bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """@with_retry without brackets means all defaults."""
     monkeypatch.setattr(retry, "_uniform", lambda: 1.0)
-    monkeypatch.setattr(retry, "SYSTEM", clock := FakeClock())
+    monkeypatch.setattr(checks, "SYSTEM", clock := FakeClock())
     func = with_retry(failing(2))
     assert func() == 3
     assert clock.slept == [0.5, 1.0]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from service_utils.clock import SYSTEM, Clock
+from service_utils.clock import Clock
+from service_utils.policies.checks import checked_clock
 from service_utils.policies.fallback.degraded import mark_degraded
 from service_utils.policies.fallback.failures import (
     Catch,
@@ -82,7 +83,7 @@ class FallbackChain:
         self.name = name
         self.strategies = tuple(_as_strategy(each) for each in strategies)
         self._failures = Failures(catch)
-        self._clock = SYSTEM if clock is None else clock
+        self._clock = checked_clock(clock)
         names = [strategy.name for strategy in self.strategies]
         if not names:
             raise ValueError(f"strategies={strategies!r}: the chain {name!r} needs at least one")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from service_utils.clock import SYSTEM, Clock
+from service_utils.clock import Clock
 from service_utils.errors import RequestException, ServiceError
+from service_utils.policies.checks import checked_clock
 from service_utils.policies.fallback.degraded import mark_degraded
 from service_utils.policies.fallback.failures import (
     Catch,
@@ -65,7 +66,7 @@ def fail_open(
     if name is None:
         name = name_of(fallback)
     check_name(name)
-    return _FailOpen(fallback, name, Failures(catch), SYSTEM if clock is None else clock).decorate
+    return _FailOpen(fallback, name, Failures(catch), checked_clock(clock)).decorate
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def fail_closed(
     """
     if name is not None:
         check_name(name)
-    pattern = _FailClosed(name, Failures(catch), SYSTEM if clock is None else clock)
+    pattern = _FailClosed(name, Failures(catch), checked_clock(clock))
     return pattern.decorate if func is None else pattern.decorate(func)
 
 

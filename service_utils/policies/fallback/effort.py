@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from service_utils.calls import CallRecord, Replay
-from service_utils.clock import SYSTEM, Clock
+from service_utils.clock import Clock
+from service_utils.policies.checks import checked_clock
 from service_utils.policies.fallback.failures import (
     Catch,
     Failures,
@@ -120,7 +121,7 @@ def best_effort(
         check_name(service, "service")
     if dead_letters is not None and not callable(getattr(dead_letters, "add", None)):
         raise TypeError(f"dead_letters={dead_letters!r}: must have a method add(service, method, path, ...)")
-    return BestEffort(name, Failures(catch), dead_letters, service, SYSTEM if clock is None else clock)
+    return BestEffort(name, Failures(catch), dead_letters, service, checked_clock(clock))
 
 
 # The ``with`` statement hands nothing from __enter__ to __exit__, so the efforts of this thread or task lie
