@@ -64,7 +64,7 @@ def members(response: requests.Response) -> dict[str, Any]:
     """
     try:
         body = response.json()
-    except requests.exceptions.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number or nesting that Python does not take
         body = None
     if not isinstance(body, dict):
         raise bad_answer(response, "the answer is no JSON object")

@@ -12,6 +12,7 @@ import requests
 from backend.answers import accepted, bad_answer, members
 from backend.clients import LLMClient
 from backend.extractive import extract_answer
+from backend.text import valid_text
 from service_utils.policies.fallback import FallbackChain, Strategy
 
 __all__ = ["LOCAL", "Answer", "Answerer"]
@@ -106,13 +107,13 @@ def _content(response: requests.Response) -> str:
         content = None
     if not isinstance(content, str) or not content.strip():
         raise bad_answer(response, "the answer is no chat completion")
-    return content.strip()
+    return valid_text(content.strip())
 
 
 def _tokens(body: dict[str, Any], characters: int) -> int:
     """What the server says it took, or an estimate where it says nothing usable."""
     usage = body.get("usage")
     total = usage.get("total_tokens") if isinstance(usage, dict) else None
-    if isinstance(total, int) and total >= 0:
+    if isinstance(total, int) and not isinstance(total, bool) and total >= 0:
         return total
     return -(-characters // _CHARACTERS_PER_TOKEN)

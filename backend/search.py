@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import requests
 from backend.answers import accepted, bad_answer, members
 from backend.index import DocumentIndex
 from backend.models import HISTORY_PATH
+from backend.text import valid_text
 from service_utils import FallbackChain, ResilientServiceClient
 from service_utils.policies.fallback import Strategy
 
@@ -105,10 +107,10 @@ def _chroma_results(response: requests.Response) -> list[dict[str, Any]]:
     try:
         columns = [answer[name][0] for name in ("ids", "documents", "metadatas", "distances")]
         return [
-            _chroma_result(key, text, 1.0 - distance, dict(metadata or {}))
+            _chroma_result(key, _text(text), 1.0 - _number(distance), dict(metadata or {}))
             for key, text, metadata, distance in zip(*columns, strict=True)
         ]
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise bad_answer(response, "the answer is no query result") from error
 
 
@@ -124,13 +126,26 @@ def _file_results(response: requests.Response) -> list[dict[str, Any]]:
         return [
             {
                 "id": found["file_path"],
-                "text": found["text"],
-                "score": found["score"],
+                "text": _text(found["text"]),
+                "score": _number(found["score"]),
                 "metadata": {},
                 "file_path": found["file_path"],
             }
             for found in members(response)["results"]
             if found["file_path"] != HISTORY_PATH
         ]
-    except (LookupError, TypeError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise bad_answer(response, "the answer is no list of files found") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is none")
+    return valid_text(value)
+
+
+def _number(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("a number is none that JSON has")
+    return number

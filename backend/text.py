@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["match_expression", "sentences"]
+__all__ = ["match_expression", "sentences", "valid_text"]
 
 _WORD = re.compile(r"\w+")
 # No white space before the line end: looking for one after each space of a long run takes minutes.
@@ -35,3 +35,8 @@ def sentences(text: str) -> list[str]:
     """The sentences of a text, in order; a line end ends one too, and very long ones are cut."""
     parts = (part.strip() for part in _SENTENCE_END.split(text))
     return [part[:_LONGEST_SENTENCE] for part in parts if _WORD.search(part)]
+
+
+def valid_text(text: str) -> str:
+    """The text without halves of characters, which JSON can carry and neither UTF-8 nor SQLite takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
