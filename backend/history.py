@@ -24,6 +24,9 @@ __all__ = ["ChatHistory", "HistoryEntry", "PendingEntries"]
 
 _MOST_PER_PROJECT = 200
 _MOST_PROJECTS = 500
+# A project's entries go out in one save: whatever their characters, escaped they fit into one request.
+_MOST_CHARACTERS_PER_PROJECT = 1_000_000
+_MOST_CHARACTERS = 16_000_000
 _NOT_FOUND = 404
 
 
@@ -47,31 +50,59 @@ class PendingEntries:
     Args:
         per_project: How many entries of one project are kept.
         projects: Of how many projects; those that wait longest go first.
+        characters_per_project: How long the texts of one project may be, all together.
+        characters: How long those of all projects may be.
     """
 
-    def __init__(self, per_project: int = _MOST_PER_PROJECT, projects: int = _MOST_PROJECTS) -> None:
+    def __init__(
+        self,
+        per_project: int = _MOST_PER_PROJECT,
+        projects: int = _MOST_PROJECTS,
+        *,
+        characters_per_project: int = _MOST_CHARACTERS_PER_PROJECT,
+        characters: int = _MOST_CHARACTERS,
+    ) -> None:
         self._per_project = per_project
         self._projects = projects
+        self._characters_per_project = characters_per_project
+        self._characters = characters
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, deque[dict[str, Any]]] = OrderedDict()
+        self._held = 0
 
     def add(self, project_id: str, entries: Iterable[dict[str, Any]]) -> None:
         """Keep entries, behind those that are there."""
         with self._lock:
-            kept = self._entries.setdefault(project_id, deque(maxlen=self._per_project))
+            kept = self._entries.setdefault(project_id, deque())
+            before = _length(kept)
             kept.extend(entries)
-            if len(self._entries) > self._projects:
-                self._entries.popitem(last=False)
+            length = _length(kept)
+            while len(kept) > self._per_project or length > self._characters_per_project:
+                length -= _length([kept.popleft()])
+            self._held += length - before
+            self._make_room_locked()
 
     def take(self, project_id: str) -> list[dict[str, Any]]:
         """The project's entries, oldest first; they are the caller's now."""
         with self._lock:
-            return list(self._entries.pop(project_id, ()))
+            taken = list(self._entries.pop(project_id, ()))
+            self._held -= _length(taken)
+            return taken
 
     def peek(self, project_id: str) -> list[dict[str, Any]]:
         """The project's entries, oldest first."""
         with self._lock:
             return list(self._entries.get(project_id, ()))
+
+    def _make_room_locked(self) -> None:
+        while len(self._entries) > self._projects or self._held > self._characters:
+            _, dropped = self._entries.popitem(last=False)
+            self._held -= _length(dropped)
+
+
+def _length(entries: Iterable[dict[str, Any]]) -> int:
+    """How many characters the texts of the entries have."""
+    return sum(len(value) for entry in entries for value in entry.values() if isinstance(value, str))
 
 
 class ChatHistory:
@@ -126,7 +157,7 @@ class ChatHistory:
 def _parsed(content: str) -> list[dict[str, Any]]:
     """The entries of the file; a line that an editor or a full disk has spoiled hides no other."""
     entries = []
-    for line in content.splitlines():
+    for line in content.split("\n"):  # other line separators may stand in a message as they are
         try:
             entry = json.loads(line)
         except ValueError:

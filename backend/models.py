@@ -81,7 +81,8 @@ class Document(RequestModel):
     @field_validator("file_path")
     @classmethod
     def _leaves_history_alone(cls, path: str | None) -> str | None:
-        if path is not None and path.casefold() == HISTORY_PATH:
+        # Nor as a folder: the history could then never be written or read again.
+        if path is not None and path.partition("/")[0].casefold() == HISTORY_PATH:
             raise ValueError(f"{HISTORY_PATH} is where the chat history lies")
         return path
 
