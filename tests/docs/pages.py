@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +78,7 @@ def table_rows(page: Path, heading: str = "") -> Iterator[list[str]]:
         assert found, f"{name_of(page)} has no heading {heading!r}"
         text = re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0]
     lines = text.splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+    for line, following in pairwise([*lines, ""]):
         is_head = re.fullmatch(r"\|[|: -]+\|", following) is not None
         if line.startswith("|") and not is_head and re.fullmatch(r"\|[|: -]+\|", line) is None:
             # A bar within a cell is written \|.

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from backend import clients
 from backend.app import create_app
-from backend.config import _READERS, LLM_SERVERS, SERVICES, Settings
+from backend.config import _READERS, LLM_SERVERS, SERVICES, LLMServer, ServiceDefaults, Settings
 from service_utils.config import PROFILES
 
 from .pages import ROOT, code_in, table_rows
@@ -22,8 +23,15 @@ EXAMPLE = ROOT / ".env.example"
 SOURCES = [path for package in ("service_utils", "backend") for path in (ROOT / package).rglob("*.py")]
 PREFIXES = {each.prefix for each in (*SERVICES, *LLM_SERVERS)}
 
-# Texts in capitals that are no variables: of Flask's settings, WSGI, sockets, an enum.
-OTHERS = {"MAX_CONTENT_LENGTH", "PER_CLIENT", "PROPAGATE_EXCEPTIONS", "REMOTE_ADDR", "SO_REUSEPORT"}
+# Texts in capitals that name no setting: of Flask, WSGI, sockets, an enum, and what the demo hands on unread.
+OTHERS = {
+    "LC_ALL",
+    "MAX_CONTENT_LENGTH",
+    "PER_CLIENT",
+    "PROPAGATE_EXCEPTIONS",
+    "REMOTE_ADDR",
+    "SO_REUSEPORT",
+}
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")
 _LINE = re.compile(r"^#?([A-Z][A-Z0-9_]*)=(.*)$", re.MULTILINE)
@@ -106,15 +114,24 @@ def test_the_example_has_every_variable_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
-def test_defaults_of_services(service: object) -> None:
+def test_defaults_of_services(service: ServiceDefaults) -> None:
     """The defaults on the page are those the backend's clients are built with."""
-    page, declared = documented(), dataclasses.asdict(service)  # type: ignore[call-overload]
+    page, declared = documented(), dataclasses.asdict(service)
     settings = ("timeout", "max_retries", "deadline", "failure_threshold", "recovery_timeout")
 
     assert page[f"{declared['prefix']}_SERVER_URL"] == f"http://127.0.0.1:{declared['port']}"
     assert {name: float(page[f"{declared['prefix']}_{name.upper()}"]) for name in settings} == {
         name: declared[name] for name in settings
     }
+
+
+@pytest.mark.parametrize("llm", LLM_SERVERS, ids=lambda llm: llm.prefix)
+def test_defaults_of_llm_servers(llm: LLMServer) -> None:
+    """The defaults on the page are those the clients of LLM servers are built with."""
+    page = documented()
+    said = [page[f"{llm.prefix}_{setting}"] for setting in ("TIMEOUT", "MAX_RETRIES", "DEADLINE")]
+
+    assert list(map(float, said)) == [clients._LLM_TIMEOUT, clients._LLM_ATTEMPTS, clients._LLM_DEADLINE]
 
 
 def test_defaults_of_the_backend() -> None:
@@ -161,9 +178,9 @@ def test_the_example_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in in_the_example():
         monkeypatch.setenv(name, values[name])
     app = create_app({"VAR_DIR": tmp_path / "var"})
-    clients = app.extensions["backend"].clients
-    assert [each.client.base_url for each in clients.llms] == [
+    built = app.extensions["backend"].clients
+    assert [each.client.base_url for each in built.llms] == [
         values["LLM_SERVER_URL"],
         values["LLM_FALLBACK_URL"],
     ]
-    clients.registry.close()
+    built.registry.close()
