@@ -114,6 +114,8 @@ def open_server(
         OSError: The address cannot be bound.
         ValueError: The host has no address.
     """
+    # It warns as soon as one request waits for a thread, which is everyday life and no news.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     limit = app.config["MAX_CONTENT_LENGTH"]
     # Flask's own limit answers with problem JSON; waitress' coarser one only keeps floods off the disk.
     bounds = {} if limit is None else {"max_request_body_size": 4 * limit}
