@@ -28,7 +28,8 @@ DEVELOPMENT_USER = "dev"
 Authenticate = Callable[[str | None], str]
 """From the Authorization header (or None) to the user's name; raises a 401 Refusal."""
 
-_USER = re.compile(r"[A-Za-z0-9._@-]{1,64}")
+# . and .. would be steps in the paths of services, not names.
+_USER = re.compile(r"(?!\.\.?\Z)[A-Za-z0-9._@-]{1,64}")
 _SCHEME = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _SHORTEST_SECRET = 32
 _SMALLEST_RSA_KEY = 2048
@@ -62,12 +63,25 @@ def _development_user(_authorization: str | None) -> str:
 
 
 def _checked_secret(secret: str, profile: Profile) -> str:
+    _refuse_unusable(secret)
     if len(secret.encode()) < _SHORTEST_SECRET:
         complaint = f"AUTH_JWT_SECRET: must have at least {_SHORTEST_SECRET} bytes (the value is not shown)"
         if profile.secrets_required:
             raise ValueError(complaint)
         logger.warning(complaint)
     return secret
+
+
+def _refuse_unusable(secret: str) -> None:
+    """Find out now what the library says only when the first token comes."""
+    if not secret:
+        raise ValueError("AUTH_JWT_SECRET: must not be blank")
+    try:
+        jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+    except jwt.InvalidKeyError:
+        raise ValueError(
+            "AUTH_JWT_SECRET: is a key or a certificate, no secret; public keys go into AUTH_JWT_PUBLIC_KEY"
+        ) from None
 
 
 def _public_key(text: str) -> tuple[Any, str]:
@@ -165,6 +179,7 @@ def issue_token(settings: Settings, user: str, hours: float) -> str:
     """
     if settings.auth_jwt_secret is None:
         raise ValueError("AUTH_JWT_SECRET is not set: there is nothing to sign a token with")
+    _refuse_unusable(settings.auth_jwt_secret)
     if not _USER.fullmatch(user):
         raise ValueError(f"user={user!r}: must be 1 to 64 letters, digits or any of . _ @ -")
     if not 0 < hours <= 24 * 366:
