@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.models import Document
+from backend.services.database import naming
 from backend.text import match_expression
 
 __all__ = ["DocumentIndex"]
@@ -42,7 +43,7 @@ class DocumentIndex:
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._connection() as db:
+        with naming(path), self._connection() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_SCHEMA)
 

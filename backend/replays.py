@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.services.common import Refusal
+from backend.services.database import naming
 
 __all__ = ["ReplayStore", "Turn"]
 
@@ -67,7 +68,7 @@ class ReplayStore:
         self._lease = lease
         self._now = now
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._connection() as db:
+        with naming(path), self._connection() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.executescript(_SCHEMA)
 

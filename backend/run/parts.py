@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from backend.config import SERVICES, ServiceDefaults
 
@@ -30,7 +30,7 @@ NAMES = (BACKEND, *(service.name for service in SERVICES))
 
 _BACKEND_PORT = 5000
 _FREE_PORTS = range(15_000, 30_000)
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_OURS = frozenset({HOST, "localhost"})
 
 
 class PortError(Exception):
@@ -63,7 +63,7 @@ def local_parts(environ: Mapping[str, str]) -> list[Part]:
     Raises:
         PortError: A setting is no port or no URL.
     """
-    services = [service for service in SERVICES if _is_local(_url(service, environ))]
+    services = [service for service in SERVICES if _is_ours(service, environ)]
     return [*(_service_part(service, environ) for service in services), _backend_part(environ)]
 
 
@@ -119,21 +119,27 @@ def _backend_part(environ: Mapping[str, str]) -> Part:
 
 def _service_part(service: ServiceDefaults, environ: Mapping[str, str]) -> Part:
     setting = f"{service.prefix}_SERVER_URL"
-    url = _url(service, environ)
-    try:
-        port = urlsplit(url).port
-    except ValueError:
-        raise PortError(f"{setting}={url!r}: has no usable port") from None
+    _, port = _parsed_url(service, environ)
     return Part(service.name, port or service.port, setting)
 
 
-def _url(service: ServiceDefaults, environ: Mapping[str, str]) -> str:
-    return environ.get(f"{service.prefix}_SERVER_URL") or service.default_url
+def _is_ours(service: ServiceDefaults, environ: Mapping[str, str]) -> bool:
+    """Whether a part of a run would be found at the service's URL."""
+    url, port = _parsed_url(service, environ)
+    return url.scheme == "http" and url.hostname in _OURS and bool(port) and url.path in ("", "/")
 
 
-def _is_local(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "http" and parts.hostname in _LOOPBACK
+def _parsed_url(service: ServiceDefaults, environ: Mapping[str, str]) -> tuple[SplitResult, int | None]:
+    setting = f"{service.prefix}_SERVER_URL"
+    text = environ.get(setting) or service.default_url
+    try:
+        url = urlsplit(text)
+    except ValueError:
+        raise PortError(f"{setting}={text!r}: is no URL") from None
+    try:
+        return url, url.port
+    except ValueError:
+        raise PortError(f"{setting}={text!r}: has no usable port") from None
 
 
 def _obstacle(port: int) -> str | None:

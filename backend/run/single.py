@@ -42,13 +42,10 @@ def run_part(part: Part, lifeline: int | None = None) -> None:
 
 def _serve_backend(part: Part) -> None:
     from backend.app import create_app
-    from backend.services.common import serve
+    from backend.services.serving import serve, starting
 
-    try:
+    with starting(part.name):
         app = create_app()
-    except (ValueError, OSError) as error:
-        print(f"backend cannot start: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
     serve(app, host=HOST, port=part.port, name=part.name, threads=_THREADS)
 
 

@@ -5,14 +5,23 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Database"]
+__all__ = ["Database", "naming"]
 
 BUSY_SECONDS = 4.0
 """How long a statement waits for another writer; shorter than the callers' own time-outs."""
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name before what SQLite says of it, which is only what is wrong."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 class Database:
@@ -33,12 +42,9 @@ class Database:
         self._synchronous = synchronous
         self._idle: deque[sqlite3.Connection] = deque()
         path.parent.mkdir(parents=True, exist_ok=True)
-        connection = self._open()
-        try:
+        with naming(path), closing(self._open()) as connection:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.executescript(schema)
-        finally:
-            connection.close()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
