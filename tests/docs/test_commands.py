@@ -92,7 +92,7 @@ def test_curl(client: FlaskClient) -> None:
     lines = [each for each in commands(README) if each.startswith("curl ") and "…" not in each]
     assert len(lines) > 8
     for line in lines:
-        options = _curl().parse_args(shlex.split(line)[1:])
+        options = _curl().parse_args(shlex.split(line.partition(" | ")[0])[1:])
         response = client.open(
             options.url.removeprefix(BACKEND),
             method="GET" if options.data is None else "POST",
