@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import logging
 import os
 import signal
@@ -17,9 +18,13 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, cast
 
 from flask import Flask
+from waitress.channel import HTTPChannel
 from waitress.server import create_server
+from waitress.task import ErrorTask
 
 from service_utils.errors import TokenError
+from service_utils.http.context import new_request_id
+from service_utils.integrations.flask.problems import PROBLEM_JSON
 
 __all__ = ["Server", "data_dir", "open_server", "projects_dir", "serve", "service_parser", "starting"]
 
@@ -119,10 +124,36 @@ def open_server(
     limit = app.config["MAX_CONTENT_LENGTH"]
     # Flask's own limit answers with problem JSON; waitress' coarser one only keeps floods off the disk.
     bounds = {} if limit is None else {"max_request_body_size": 4 * limit}
-    server: Any = create_server(app, host=host, port=port, threads=threads, ident=None, **bounds)
+    sockets: dict[int, Any] = {}
+    server: Any = create_server(app, sockets, host=host, port=port, threads=threads, ident=None, **bounds)
+    for each in sockets.values():
+        each.channel_class = _Channel
     # A name with several addresses (localhost: IPv4 and IPv6) makes a server of several sockets.
     several: list[tuple[str, int | str]] = getattr(server, "effective_listen", [])
     return cast(Server, server), int(several[0][1] if several else server.effective_port)
+
+
+class _Refused(ErrorTask):  # type: ignore[misc]  # waitress tells no types
+    """Answers what never gets as far as the app, a body without end for one, as the app would."""
+
+    def execute(self) -> None:
+        error, known_as = self.request.error, new_request_id()
+        members = {
+            "title": error.reason,
+            "status": error.code,
+            "detail": str(error.body),
+            "request_id": known_as,
+        }
+        body = json.dumps(members).encode() + b"\n"
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.extend([("Content-Type", PROBLEM_JSON), ("X-Request-ID", known_as)])
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    error_task_class = _Refused
 
 
 def _server_or_exit(app: Flask, host: str, port: int, name: str, threads: int) -> tuple[Server, int]:
