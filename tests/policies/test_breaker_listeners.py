@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from service_utils.calls import Outcome
 from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitChanged, CircuitRejected, Event
 from service_utils.policies.breaker import CircuitBreaker
@@ -13,6 +14,7 @@ from tests.policies.circuits import (
     THRESHOLD,
     Ear,
     fail,
+    half_open_breaker,
     make_breaker,
     open_breaker,
     succeed,
@@ -62,6 +64,24 @@ def test_listener_runs_without_the_lock_when_calls_are_refused(fake_clock: FakeC
         with pytest.raises(CircuitOpenError):
             ask()
     assert free == [True, True]
+
+
+@pytest.mark.parametrize("how", ["record", "acquire"])
+def test_listener_runs_without_the_lock_when_a_probe_has_expired(fake_clock: FakeClock, how: str) -> None:
+    """That a silent probe has failed is told without the lock, whoever finds out."""
+    free: list[bool] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, CircuitChanged) and event.reason == "recovery probe failed":
+            free.append(in_thread(breaker.get_stats))
+
+    breaker, probe = half_open_breaker(fake_clock, listeners=[listener])
+    fake_clock.advance(RECOVERY)
+    if how == "record":
+        breaker.record(probe, Outcome.SUCCESS)
+    else:
+        assert try_acquire(breaker) is None
+    assert free == [True]
 
 
 def test_guarded_and_classifying_code_runs_without_the_lock(fake_clock: FakeClock) -> None:
