@@ -69,6 +69,13 @@ def test_tokens_that_are_none(kind: Any, token: Any) -> None:
         kind(token)
 
 
+def test_header_that_is_none() -> None:
+    """The header's name is a string, too."""
+    header: Any = 5
+    with pytest.raises(TypeError, match="header=5"):
+        StaticToken(SECRET, header=header)
+
+
 def test_providers_fit_the_protocol() -> None:
     """Ours are what ``token_provider=`` takes."""
     for provider in (StaticToken(SECRET), BearerToken(SECRET), EnvToken()):

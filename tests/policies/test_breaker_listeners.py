@@ -156,3 +156,16 @@ def test_listener_with_a_bug_changes_nothing(fake_clock: FakeClock, caplog: pyte
     assert len(ear.rejections) == 1
     assert totals(breaker) == (1, THRESHOLD, 0, 1)
     assert sum("Listener" in record.message for record in caplog.records) == 6
+
+
+def test_killed_while_a_refusal_is_told(fake_clock: FakeClock) -> None:
+    """A call that is killed while its refusal is told counts as refused, and as nothing else."""
+
+    def killing(event: Event) -> None:
+        if isinstance(event, CircuitRejected):
+            raise KeyboardInterrupt
+
+    breaker = open_breaker(fake_clock, listeners=[killing])
+    with pytest.raises(KeyboardInterrupt):
+        breaker.acquire()
+    assert totals(breaker) == (0, THRESHOLD, 0, 1)
