@@ -4,6 +4,7 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -17,11 +18,13 @@ LIMIT = 1000
 def port() -> Iterator[int]:
     app = Flask("limited")
     app.config["MAX_CONTENT_LENGTH"] = LIMIT
-    server, port = open_server(app, threads=1)
+    opened, port = open_server(app, threads=1)
+    server: Any = opened
     running = threading.Thread(target=server.run, daemon=True)
     running.start()
     yield port
-    server.close()
+    server.trigger.pull_trigger(server.close)  # closed by the thread that waits for it to be readable
+    running.join(10)
 
 
 @pytest.mark.parametrize(
