@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from flask import Flask, Response, g, jsonify, request
 from pydantic import BaseModel, ConfigDict, ValidationError
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from backend.services.serving import Server, data_dir, open_server, projects_dir, serve, service_parser
 from service_utils.http.context import bind_context, new_request_id, unbind_context, valid_request_id
@@ -159,6 +160,10 @@ def parse(model: type[Model]) -> Model:
         werkzeug.exceptions.RequestEntityTooLarge: The body is over the app's limit (413).
     """
     body = request.get_data(cache=False)
+    limit = request.max_content_length
+    if limit is not None and request.content_length is None and len(body) >= limit:
+        # A body that did not announce its length (chunked) ends for Werkzeug where the limit is.
+        raise RequestEntityTooLarge
     if not request.is_json:
         raise Refusal(400, "the body must be JSON, with Content-Type application/json", field="body")
     return _validated(lambda: model.model_validate_json(body))
