@@ -68,6 +68,18 @@ def test_blocks_left_in_another_order(fake_clock: FakeClock) -> None:
     assert (totals(one), totals(other)) == ((1, 0, 0, 0), (0, 1, 0, 0))
 
 
+def test_stacks_closed_in_another_order(fake_clock: FakeClock) -> None:
+    """An ExitStack leaves the blocks of its own breaker, also when another's were entered after it."""
+    one, other = make_breaker(fake_clock), make_breaker(fake_clock)
+    first, second = contextlib.ExitStack(), contextlib.ExitStack()
+    first.enter_context(one)
+    second.enter_context(other)
+    first.close()
+    assert (totals(one), totals(other)) == ((1, 0, 0, 0), (0, 0, 0, 0))
+    second.close()
+    assert totals(other) == (1, 0, 0, 0)
+
+
 def test_leaving_a_block_that_was_not_entered(fake_clock: FakeClock) -> None:
     """Without a block there is nothing to settle."""
     breaker = make_breaker(fake_clock)
