@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ from backend.money import Billing
 from backend.replays import ReplayStore
 from backend.routes import billing, chat, documents, projects, search
 from backend.search import Search
-from backend.services.common import Refusal
+from backend.services.common import Refusal, storage_unavailable
 from backend.snapshots import Snapshots
 from service_utils.integrations.flask import ServiceUtils, ensure_token_configured, problem
 from service_utils.profiles import current_profile
@@ -54,6 +55,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.extensions[EXTENSION] = parts
     ServiceUtils(app, registry=parts.clients.registry, request_deadline=settings.request_deadline)
     app.register_error_handler(Refusal, Refusal.answer)
+    app.register_error_handler(sqlite3.OperationalError, storage_unavailable)
     app.register_blueprint(_api())
     app.add_url_rule("/health", "health", _health)
     app.add_url_rule("/ready", "ready", _ready)

@@ -1,7 +1,11 @@
-"""Ingestion: save each document (best effort), index it (fail closed), take a snapshot (best effort)."""
+"""Ingestion: save each document (best effort), index it (fail closed), take a snapshot (best effort).
+
+Our own index is a copy for the time when Chroma is away: a copy that fails is no reason to fail.
+"""
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +56,13 @@ class Ingested:
     Attributes:
         indexed: The ids of the documents, in the order in which they came.
         saved: Those that the Filesystem service has.
+        copied: Whether our own index has them, too, for the time when Chroma is away.
         snapshot: The commit, or None when Git was away.
     """
 
     indexed: list[str]
     saved: list[str]
+    copied: bool
     snapshot: str | None
 
 
@@ -91,14 +97,18 @@ class Ingestion:
 
         Raises:
             IndexingFailed: Chroma did not take one of them.
-            sqlite3.Error: Our own index did not.
         """
         with within(most=_SAVE_ALL_WITHIN):
             saved = [each.key for each in job.documents if self._save(job.project_id, each)]
-        with within(keep=_KEEP_FOR_SNAPSHOT):
-            indexed = self._index_all(job, saved)
+        try:
+            with within(keep=_KEEP_FOR_SNAPSHOT):
+                indexed = self._index_all(job, saved)
+        except IndexingFailed as failure:
+            self._copy(job, failure.indexed)
+            raise
+        copied = self._copy(job, indexed)
         message = f"Ingest {len(indexed)} documents"
-        return Ingested(indexed, saved, self._snapshots.take(job.project_id, message, user))
+        return Ingested(indexed, saved, copied, self._snapshots.take(job.project_id, message, user))
 
     def _save(self, project_id: str, document: Document) -> bool:
         body = {"project_id": project_id, "file_path": document.path, "content": document.text}
@@ -114,9 +124,15 @@ class Ingestion:
             except requests.RequestException as error:
                 left = [each.key for each in job.documents[position:]]
                 raise IndexingFailed(error, indexed, left, saved) from error
-            self._index.put(job.project_id, [document])
             indexed.append(document.key)
         return indexed
+
+    def _copy(self, job: DocumentsRequest, indexed: list[str]) -> bool:
+        """Put what Chroma has got into our own index, too. Returns whether that went well."""
+        taken = job.documents[: len(indexed)]
+        with best_effort("copy to own index", catch=sqlite3.Error) as effort:
+            self._index.put(job.project_id, taken)
+        return effort.ok
 
     @fail_closed(name="index document")
     def _add(self, project_id: str, document: Document) -> None:

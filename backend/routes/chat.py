@@ -42,7 +42,8 @@ def _once(asked: ChatRequest, key: str) -> Response:
     except Exception:
         # No money was taken, so the user may try again under the same key. A process that is being killed
         # is another matter: nobody knows how far it came, and the next run looks under the keys of this one.
-        replays.abandon(key)
+        with best_effort("free the key", catch=sqlite3.Error):
+            replays.abandon(key)
         raise
     # The money is taken by now, and so the answer is given even if a repeat would not find it.
     with best_effort("keep the reply", catch=sqlite3.Error):

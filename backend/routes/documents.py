@@ -27,7 +27,7 @@ def documents() -> Response:
         saved=done.saved,
         not_saved=not_saved,
         snapshot=done.snapshot,
-        degraded=bool(not_saved) or done.snapshot is None,
+        degraded=bool(not_saved) or not done.copied or done.snapshot is None,
     )
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "projects_dir",
     "serve",
     "service_parser",
+    "storage_unavailable",
 ]
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def make_service_app(name: str, *, ready: Callable[[], None], max_body: int = DE
     app.before_request(_require_token)
     register_problem_handlers(app)
     app.register_error_handler(Refusal, Refusal.answer)
-    app.register_error_handler(sqlite3.OperationalError, _storage_unavailable)
+    app.register_error_handler(sqlite3.OperationalError, storage_unavailable)
     app.add_url_rule("/health", "health", lambda: jsonify(status="ok", service=name))
     app.add_url_rule("/ready", "ready", lambda: _readiness(name, ready))
     return app
@@ -135,7 +136,8 @@ def _require_token() -> Response | None:
     return None if request.endpoint in _OPEN_ENDPOINTS else check_internal_token()
 
 
-def _storage_unavailable(error: sqlite3.OperationalError) -> Response:
+def storage_unavailable(error: sqlite3.OperationalError) -> Response:
+    """The answer when a database is locked for too long, read-only or full: 503, to be tried again."""
     logger.error("%s %s failed in the database: %s", request.method, request.path, error)
     return problem(
         503, detail="the storage is busy or out of order", headers={"Retry-After": _RETRY_STORAGE_AFTER}
