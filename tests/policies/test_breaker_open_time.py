@@ -152,7 +152,7 @@ def test_retry_after_beside_growth_and_jitter(fake_clock: FakeClock) -> None:
     breaker.record(probe, Outcome.FAILURE, retry_after=5)
     assert cooldown(breaker) == 2 * RECOVERY
 
-    breaker, probe = half_open_breaker(fake_clock, max_recovery_timeout=1000, recovery_jitter=1.0)
+    breaker, probe = half_open_breaker(FakeClock(), max_recovery_timeout=1000, recovery_jitter=1.0)
     breaker.record(probe, Outcome.FAILURE, retry_after=45)
     assert cooldown(breaker) == 45
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -35,6 +37,23 @@ def threads_switch_often() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+class YieldingClock(FakeClock):
+    """Lets other threads go first whenever it is asked for the time."""
+
+    def monotonic(self) -> float:
+        time.sleep(0)
+        return super().monotonic()
+
+    def now(self) -> datetime:
+        time.sleep(0)
+        return super().now()
+
+
+@pytest.fixture
+def fake_clock() -> FakeClock:
+    return YieldingClock()
+
+
 @pytest.mark.parametrize("places", [1, 5])
 @pytest.mark.parametrize("round_", range(5))
 def test_half_open_under_64_threads(fake_clock: FakeClock, places: int, round_: int) -> None:
@@ -50,7 +69,8 @@ def test_half_open_under_64_threads(fake_clock: FakeClock, places: int, round_: 
     assert len(ear.rejections) == totals(breaker)[3] == 64 - places
 
 
-def test_failures_of_64_threads_open_once(fake_clock: FakeClock) -> None:
+@pytest.mark.parametrize("round_", range(5))
+def test_failures_of_64_threads_open_once(fake_clock: FakeClock, round_: int) -> None:
     """64 calls that fail at one moment open the circuit once, with as many failures as it takes."""
     ear = Ear()
     breaker = make_breaker(fake_clock, failure_threshold=20, listeners=[ear])
