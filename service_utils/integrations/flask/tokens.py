@@ -119,9 +119,10 @@ def ensure_token_configured() -> None:
 
     Raises:
         ValueError: It has none.
-        TokenError: It has one that cannot be read.
+        TokenError: There is one that cannot be read, whatever the profile.
     """
-    if current_profile().secrets_required and not internal_tokens():
+    tokens = internal_tokens()  # in every profile: with one that cannot be read nobody would ever be let in
+    if current_profile().secrets_required and not tokens:
         raise ValueError(
             "INTERNAL_SERVICE_TOKEN is not set, and profile production does not start without it"
         )
@@ -135,7 +136,7 @@ def require_internal_token(view: Callable[P, ResponseReturnValue]) -> Callable[P
 
     Raises:
         ValueError: Profile ``production`` has no token.
-        TokenError: It has one that cannot be read.
+        TokenError: There is one that cannot be read, whatever the profile.
     """
     ensure_token_configured()
 
