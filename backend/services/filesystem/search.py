@@ -25,6 +25,7 @@ from service_utils.clock import SYSTEM, Clock
 __all__ = ["Found", "SearchIndex"]
 
 _COMPARED_EVERY: Final = 5.0
+_COMPARISONS_REMEMBERED: Final = 10_000
 _MOST_WORDS: Final = 64
 _INDEXED_CHARACTERS: Final = 1_000_000
 _FILES_AT_ONCE: Final = 100
@@ -136,6 +137,8 @@ class SearchIndex:
         self._compare(project_id)
         with self._lock:
             self._compared[project_id] = now
+            if len(self._compared) > _COMPARISONS_REMEMBERED:
+                del self._compared[next(iter(self._compared))]
 
     def _compare(self, project_id: str) -> None:
         # First the index, then the folder: what is saved in between is never taken for deleted.
