@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -219,8 +220,14 @@ def test_client_without_a_registry_enters_that_of_the_process(process_registry: 
     assert process_registry.names() == []
 
 
-def test_threads_get_one_breaker(registry: ServiceRegistry) -> None:
+def test_threads_get_one_breaker(registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many ask for a new breaker at one moment, they all get the same."""
+
+    def make_and_let_others_go_first(name: str, config: BreakerConfig | None) -> CircuitBreaker:
+        time.sleep(0)
+        return CircuitBreaker(name, config)
+
+    monkeypatch.setattr("service_utils.registry.CircuitBreaker", make_and_let_others_go_first)
     breakers: list[CircuitBreaker] = together(32, lambda _: registry.get_circuit_breaker("llm"))
     assert set(breakers) == {breakers[0]}
 

@@ -107,6 +107,7 @@ def test_any_base_url(url: str) -> None:
         ("HTTP://H:80/", True),
         ("http://u:p@h/", True),
         ("https://h/", False),
+        ("https://h:80/", False),
         ("http://h:8080/", False),
         ("http://h.evil.example/", False),
         ("http://evil.example/h", False),
