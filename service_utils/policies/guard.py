@@ -17,7 +17,8 @@ from service_utils.calls import Outcome
 from service_utils.errors import DeadlineExceeded, ServiceUnavailable, TokenError
 
 if TYPE_CHECKING:
-    from service_utils.policies.breaker import CircuitBreaker, Permit
+    from service_utils.policies.breaker import CircuitBreaker
+    from service_utils.policies.circuit import Permit
 
 __all__ = ["Classify", "Entry", "Rules", "breakers_enabled", "enter", "leave", "wrap"]
 

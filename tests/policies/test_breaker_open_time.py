@@ -92,7 +92,7 @@ def test_ignored_probes_do_not_grow_it(fake_clock: FakeClock) -> None:
 def test_jitter_shortens(jitter: float, drawn: float) -> None:
     """An open time d becomes d * (1 - jitter * U): never longer, and shorter by no more than the jitter."""
     breaker = make_breaker(FakeClock(), recovery_jitter=jitter)
-    breaker._random = lambda: drawn
+    breaker._circuit._random = lambda: drawn
     fail(breaker, THRESHOLD)
     assert cooldown(breaker) == pytest.approx(RECOVERY * (1 - jitter * drawn))
     assert RECOVERY * (1 - jitter) <= cooldown(breaker) + 1e-9
