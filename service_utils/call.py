@@ -28,12 +28,14 @@ class Tried:
         response: The answer, or None.
         error: What was raised instead, or None.
         cut: Whether the deadline of the whole call ended it, not the time-out of one attempt.
+        hastened: Whether that deadline was the inbound request's and shorter than our own limits.
     """
 
     verdict: Verdict
     response: requests.Response | None = None
     error: Exception | None = None
     cut: bool = False
+    hastened: bool = False
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class Call:
         verdict = tried.verdict
         self.detail, self.retry_after = verdict.detail, verdict.retry_after
         self.sent = self.sent or not verdict.never_sent
-        outcome = Outcome.IGNORED if tried.cut and self.hasty else verdict.outcome
+        outcome = Outcome.IGNORED if tried.hastened else verdict.outcome
         if not verdict.refused:
             self.attempts.append(Attempt(number, outcome, verdict.status, verdict.detail, duration, delay))
 
@@ -131,10 +133,13 @@ class Call:
             return self.timeout
         return left if self.cut_connect else connect, left if self.cut_read else read
 
-    def was_cut(self, verdict: Verdict) -> bool:
-        """Whether what has just failed is the deadline's doing."""
-        late = verdict.kind is FailureKind.TIMEOUT
-        return late and (self.cut_connect if verdict.never_sent else self.cut_read)
+    def judged(self, verdict: Verdict, error: Exception) -> Tried:
+        """What an attempt that failed on the way was: out of its own time, or of the whole call's."""
+        timed_out = verdict.kind is FailureKind.TIMEOUT
+        shortened = timed_out and (self.cut_connect if verdict.never_sent else self.cut_read)
+        # A body can outlast both limits; then the service was slower than our own, whoever was in haste.
+        overrun = timed_out and self.late()
+        return Tried(verdict, error=error, cut=shortened or overrun, hastened=shortened and self.hasty)
 
     def end(self, reason: EndReason, now: float) -> CallRecord:
         """Close the story."""

@@ -47,10 +47,9 @@ def _may_be_repeated(call: Call, outgoing: Outgoing, tried: Tried) -> bool:
 
 def outcome_for(call: Call, tried: Tried) -> Outcome:
     """One call is one result. What we or our caller cut short does not undo an earlier failure."""
-    hasty = tried.cut and call.hasty
-    if (hasty or tried.verdict.refused) and call.failed_before():
+    if (tried.hastened or tried.verdict.refused) and call.failed_before():
         return Outcome.FAILURE
-    return Outcome.IGNORED if hasty else tried.verdict.outcome
+    return Outcome.IGNORED if tried.hastened else tried.verdict.outcome
 
 
 def error_for(call: Call, tried: Tried, *, raise_for_status: bool) -> Exception | None:

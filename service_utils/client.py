@@ -530,7 +530,7 @@ class ResilientServiceClient:
             verdict = Verdict(Outcome.IGNORED, kind=FailureKind.CALLER, detail=type(callers).__name__)
             return Tried(verdict, error=callers)
         verdict = classify_error(raised)
-        return Tried(verdict, error=raised, cut=call.was_cut(verdict))
+        return call.judged(verdict, raised)
 
     def _next_step(
         self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried

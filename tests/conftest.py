@@ -28,9 +28,7 @@ _PREFIXES = (
 _SUFFIXES = ("_SERVER_URL", "_PROXY")
 _NAMES = (
     "ADMIN_TOKEN",
-    "ADMIN_TOKEN",
     "CURL_CA_BUNDLE",
-    "LOG_LEVEL",
     "LOG_LEVEL",
     "MAX_BODY_BYTES",
     "PROJECTS_DIR",
