@@ -19,9 +19,7 @@ from service_utils.client_options import (
     check_collaborators,
     check_flags,
     check_timeout,
-    checked_clock,
     checked_headers,
-    checked_listeners,
     pick_breaker,
     pick_name,
     pick_retry,
@@ -41,7 +39,12 @@ from service_utils.http.transport import SessionTransport, Transport
 from service_utils.http.urls import BaseURL, label_of
 from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit
 from service_utils.policies.budget import RetryBudget
-from service_utils.policies.checks import require_count, require_seconds
+from service_utils.policies.checks import (
+    checked_clock,
+    checked_listeners,
+    require_count,
+    require_seconds,
+)
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback import DeadLetterSink
 from service_utils.policies.retry import PER_CLIENT, RetryPolicy
@@ -149,7 +152,7 @@ class ResilientServiceClient:
         self.retry = pick_retry(max_retries, retry)
         self.health_path = health_path
         if health_path is not None:
-            self._base.join(health_path)
+            self._base.join(health_path, what="health_path")
         self._clock = checked_clock(clock)
         told = checked_listeners(listeners)
         self._events = CallEvents(told, self._clock)

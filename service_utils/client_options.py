@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import EllipsisType
 from typing import Any
 
 import requests
 
-from service_utils.clock import SYSTEM, Clock
-from service_utils.events import Listener
+from service_utils.clock import Clock
 from service_utils.http.tokens import EnvToken, TokenProvider, is_internal_host
 from service_utils.http.transport import Timeout
 from service_utils.http.urls import BaseURL
@@ -28,9 +27,7 @@ __all__ = [
     "check_collaborators",
     "check_flags",
     "check_timeout",
-    "checked_clock",
     "checked_headers",
-    "checked_listeners",
     "pick_breaker",
     "pick_name",
     "pick_retry",
@@ -165,32 +162,6 @@ def check_timeout(timeout: Any) -> Timeout:
         return timeout
     require_seconds("timeout", timeout, zero=False)
     return float(timeout)
-
-
-def checked_clock(clock: Clock | None) -> Clock:
-    """The clock given, or the machine's.
-
-    Raises:
-        TypeError: It lacks one of the clock's methods.
-    """
-    if clock is None:
-        return SYSTEM
-    if not isinstance(clock, Clock):
-        raise TypeError(f"clock={clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
-    return clock
-
-
-def checked_listeners(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
-    """The listeners as a tuple.
-
-    Raises:
-        TypeError: One of them cannot be called.
-    """
-    given = tuple(listeners)
-    for listener in given:
-        if not callable(listener):
-            raise TypeError(f"listeners: {listener!r} must be a callable that takes one event")
-    return given
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

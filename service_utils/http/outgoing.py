@@ -65,8 +65,8 @@ class CallDefaults:
     """
 
     base: BaseURL
-    headers: Mapping[str, str]
-    auth: Any
+    headers: Mapping[str, str] = field(repr=False)
+    auth: Any = field(repr=False)
     idempotency_keys: bool
 
 

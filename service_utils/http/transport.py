@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import urljoin
@@ -53,7 +53,7 @@ class SendOptions:
 
     stream: bool = False
     allow_redirects: bool = True
-    proxies: Mapping[str, str] | None = None
+    proxies: Mapping[str, str] | None = field(default=None, repr=False)
     verify: bool | str | None = None
     cert: Cert | None = None
     deadline: Deadline | None = None

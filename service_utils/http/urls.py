@@ -89,22 +89,26 @@ class BaseURL:
         origin = origin_of(url)
         return cls(url, origin[1], origin, userinfo)
 
-    def join(self, path: str) -> str:
+    def join(self, path: str, *, what: str = "path") -> str:
         """The URL of a path below this address, with one slash between the two.
+
+        Args:
+            path: Path and query; the path may lack its slash.
+            what: What errors call it.
 
         Raises:
             TypeError: The path is no string.
             ValueError: It is a URL of its own, holds control characters, or climbs out of the base path.
         """
         if not isinstance(path, str):
-            raise TypeError(f"path={path!r}: must be a string")
+            raise TypeError(f"{what}={path!r}: must be a string")
         if _CONTROL.search(path.replace(" ", "")):
-            raise ValueError(f"path={_shown(path)!r}: must not contain control characters")
+            raise ValueError(f"{what}={_shown(path)!r}: must not contain control characters")
         if _is_absolute(path):
             raise ValueError(
-                f"path={_shown(path)!r}: must be a path below {self.url}, not an address of its own"
+                f"{what}={_shown(path)!r}: must be a path below {self.url}, not an address of its own"
             )
-        _refuse_climbing("path", path.partition("#")[0].partition("?")[0])
+        _refuse_climbing(what, path.partition("#")[0].partition("?")[0])
         if not path or path.startswith(("?", "#")):
             return self.url + "/" + path if self.url.count("/") == 2 else self.url + path
         return self.url + path if path.startswith("/") else f"{self.url}/{path}"

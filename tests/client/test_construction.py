@@ -80,7 +80,7 @@ def test_bad_argument(argument: str, value: Any, error: type[Exception], registr
     """Every bad argument is refused at construction by its name, and nothing is entered anywhere."""
     arguments: dict[str, Any] = {"base_url": "http://127.0.0.1:9", "registry": registry, argument: value}
 
-    with pytest.raises(error, match=argument if argument != "health_path" else "path"):
+    with pytest.raises(error, match=argument):
         ResilientServiceClient(**arguments)
 
     assert len(registry) == 0
