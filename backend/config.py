@@ -229,13 +229,16 @@ def _folder(variable: str, value: Any) -> Path:
     return value if isinstance(value, Path) else Path(_text(variable, value))
 
 
+_LARGEST = 2**53 - 1  # what every reader of JSON takes for the same number, and what Billing takes at all
+
+
 def _whole(variable: str, value: Any, *, least: int) -> int:
     try:
         number = int(str(value))
     except ValueError:
         number = least - 1
-    if number < least:
-        raise ValueError(f"{variable}={value!r}: must be a whole number, at least {least}")
+    if not least <= number <= _LARGEST:
+        raise ValueError(f"{variable}={value!r}: must be a whole number, at least {least} and below 2**53")
     return number
 
 

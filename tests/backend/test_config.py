@@ -61,6 +61,7 @@ def test_llms_are_those_that_have_a_url() -> None:
         ("REQUEST_DEADLINE", "inf"),
         ("REQUEST_DEADLINE", "soon"),
         ("CHAT_RESERVE", "0"),
+        ("CHAT_RESERVE", "9007199254740992"),
         ("CHAT_RESERVE", "99"),
         ("CHAT_BASE_PRICE", "0"),
         ("CHAT_PRICE_PER_1K_TOKENS", "-1"),
