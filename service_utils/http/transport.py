@@ -247,7 +247,10 @@ class SessionTransport:
             if not (seen and seen[-1].is_redirect):
                 raise
             response = seen[-1]
-        # A local function would keep the answer from being pickled, and following requests have their own.
+        finally:
+            prepared.hooks = hooks
+        # A local function would keep answers and errors from being pickled, and following requests have
+        # their own.
         for each in (response, response.next, *response.history):
             if each is not None:
                 request: Any = each.request if isinstance(each, Response) else each
