@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service_utils.http.urls import BaseURL
+
 __all__ = ["LLM_SERVERS", "SERVICES", "LLMServer", "LLMSettings", "ServiceDefaults", "Settings"]
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
@@ -210,7 +212,7 @@ def _llms(values: Mapping[str, Any]) -> tuple[LLMSettings, ...]:
     return tuple(
         LLMSettings(
             server=server,
-            url=_text(server.url, values[server.url]),
+            url=_address(server.url, values[server.url]),
             model=_text(server.model, values.get(server.model) or "default"),
             api_key=_text(server.api_key, values[server.api_key]) if values.get(server.api_key) else None,
         )
@@ -223,6 +225,12 @@ def _text(variable: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{variable}: must be text, not {type(value).__name__}")
     return value.strip()
+
+
+def _address(variable: str, value: Any) -> str:
+    url = _text(variable, value)
+    BaseURL.parse(url, what=variable)
+    return url
 
 
 def _folder(variable: str, value: Any) -> Path:

@@ -85,6 +85,7 @@ class ResilientServiceClient:
         cert: Client certificate for mutual TLS: a file, or a pair of certificate and key.
         trust_env: Whether the machine's proxies and ``.netrc`` count.
         idempotency_keys: Whether every POST and PATCH carries an ``Idempotency-Key``, and may so be retried.
+            A key that a call is given travels, and protects it, in any case.
         raise_for_status: Whether a 4xx is raised as ``requests.HTTPError`` instead of returned.
         dead_letters: Where :meth:`enqueue` puts its calls.
         health_path: Path of the service's cheap health check.

@@ -11,7 +11,8 @@ from typing import Any
 import requests
 
 from service_utils.clock import Clock
-from service_utils.http.tokens import EnvToken, TokenProvider, is_internal_host
+from service_utils.errors import TokenError
+from service_utils.http.tokens import EnvToken, TokenProvider, check_declared_hosts, is_internal_host
 from service_utils.http.transport import Timeout
 from service_utils.http.urls import BaseURL
 from service_utils.policies.breaker import BreakerConfig
@@ -125,7 +126,8 @@ def pick_tokens(
 
     Raises:
         TypeError: The provider has no ``headers`` method.
-        ValueError: Profile ``production`` has no token for an internal host.
+        ValueError: The token in the environment cannot be used or read, profile ``production`` has none for
+            an internal host, or ``INTERNAL_TOKEN_HOSTS`` holds what is no host name.
     """
     if provider is None:
         return None
@@ -134,10 +136,15 @@ def pick_tokens(
             kind = type(provider).__name__  # whoever gives a token by mistake does not want to read it here
             raise TypeError(f"token_provider of type {kind}: must have a method headers(name)")
         return provider
+    check_declared_hosts()
     if not is_internal_host(base.host):
         return None
     environment = EnvToken(clock=clock)
-    if current_profile().secrets_required and environment.token() is None:
+    try:
+        token = environment.token()
+    except TokenError as error:
+        raise ValueError(str(error)) from None
+    if token is None and current_profile().secrets_required:
         raise ValueError("INTERNAL_SERVICE_TOKEN is not set, and profile production sends no call without it")
     return environment
 

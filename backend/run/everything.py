@@ -32,7 +32,7 @@ def run_everything() -> int:
     except (PortError, RunError, StartError) as error:
         _say(str(error), sys.stderr)
     except OSError as error:
-        _say(f"cannot start: {error}", sys.stderr)
+        _say(f"cannot start with VAR_DIR={environ.get('VAR_DIR') or 'var'}: {error}", sys.stderr)
     return 1
 
 

@@ -91,7 +91,8 @@ def starting(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, sqlite3.Error, TokenError) as error:
-        print(f"{name} cannot start: {error}", file=sys.stderr)
+        hint = " (see VAR_DIR and PROJECTS_DIR)" if isinstance(error, OSError) else ""
+        print(f"{name} cannot start: {error}{hint}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

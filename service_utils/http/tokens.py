@@ -46,6 +46,7 @@ _INTERNAL_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7")
 )
+_DECLARED = re.compile(r"\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|[0-9a-f:.]*:[0-9a-f:.]*:[0-9a-f:.]*")
 _FILE_CHECK_SECONDS = 1.0
 
 
@@ -257,9 +258,22 @@ def _is_internal_name(host: str) -> bool:
     return host.endswith(_INTERNAL_SUFFIXES)
 
 
+def check_declared_hosts() -> None:
+    """Require ``INTERNAL_TOKEN_HOSTS`` to hold names and addresses alone.
+
+    Raises:
+        ValueError: An entry is something else, such as a URL.
+    """
+    for name in _declared():
+        if not _DECLARED.fullmatch(name):
+            raise ValueError(f"{_HOSTS}: {name!r} must be a host name, .domain or address, no URL")
+
+
+def _declared() -> list[str]:
+    entries = (entry.strip() for entry in os.environ.get(_HOSTS, "").lower().split(","))
+    return [entry.removeprefix("*").strip("[]").rstrip(".") for entry in entries if entry]
+
+
 def _is_declared(host: str) -> bool:
-    for entry in os.environ.get(_HOSTS, "").lower().split(","):
-        name = entry.strip().removeprefix("*").strip("[]").rstrip(".")
-        if name and (host.endswith(name) if name.startswith(".") else host == name):
-            return True
-    return False
+    names = (name for name in _declared() if name)
+    return any(host.endswith(name) if name.startswith(".") else host == name for name in names)

@@ -141,9 +141,12 @@ class Answer:
         body = self.body.encode() if isinstance(self.body, str) else self.body
         if self.cut_at is not None and not 0 <= self.cut_at <= len(body):
             raise ValueError(f"cut_at={self.cut_at!r}: must be within the body's {len(body)} bytes")
-        pairs = self.headers.items() if isinstance(self.headers, Mapping) else self.headers
+        pairs = tuple(self.headers.items() if isinstance(self.headers, Mapping) else self.headers)
+        for name, value in pairs:
+            if any(ord(char) > 255 for char in name + value):
+                raise ValueError(f"headers: {name!r}: {value!r} must be Latin-1, as headers are on the wire")
         object.__setattr__(self, "body", body)
-        object.__setattr__(self, "headers", tuple(pairs))
+        object.__setattr__(self, "headers", pairs)
 
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Answer:

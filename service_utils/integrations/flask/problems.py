@@ -13,7 +13,14 @@ from typing import Any
 
 import requests
 from flask import Flask, Response, current_app, has_request_context, json, request
-from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, default_exceptions
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    InternalServerError,
+    NotFound,
+    RequestEntityTooLarge,
+    default_exceptions,
+)
 from werkzeug.http import HTTP_STATUS_CODES
 
 from service_utils.calls import CallRecord
@@ -115,7 +122,8 @@ def _from_http_exception(error: HTTPException) -> Response | HTTPException:
         kind = type(error.original_exception).__name__
         current_app.logger.error("Request %s was answered with 500 because of the %s above", known_as, kind)
     words = _description(error)
-    return problem(error.code, error.name, words, headers=headers, request_id=known_as)
+    members = {"field": "body"} if isinstance(error, RequestEntityTooLarge) else {}
+    return problem(error.code, error.name, words, headers=headers, request_id=known_as, **members)
 
 
 def _description(error: HTTPException) -> str | None:
@@ -123,6 +131,11 @@ def _description(error: HTTPException) -> str | None:
     if type(error) is BadRequest and isinstance(cause, BadRequest):
         # Outside of debug mode Flask hides here where the JSON of the body is broken; senders want to know.
         error = cause
+    if error.description == NotFound.description:
+        return "There is nothing at this address."
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.max_content_length
+        return "The body is too long." if limit is None else f"The body is longer than {limit} bytes."
     return None if error.description is None else str(error.description)
 
 
