@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -24,6 +25,11 @@ def naming(path: Path) -> Iterator[None]:
         raise type(error)(f"{path}: {error}") from error
 
 
+def _close_all(connections: deque[sqlite3.Connection]) -> None:
+    while connections:
+        connections.pop().close()
+
+
 class Database:
     """A SQLite file with its schema; may be used from any thread, and by several processes at once.
 
@@ -41,6 +47,8 @@ class Database:
         self._path = path
         self._synchronous = synchronous
         self._idle: deque[sqlite3.Connection] = deque()
+        # An app that is dropped without a word leaves no connection behind.
+        weakref.finalize(self, _close_all, self._idle).atexit = False
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path), closing(self._open()) as connection:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -64,8 +72,7 @@ class Database:
 
     def close(self) -> None:
         """Close the idle connections; the database may be used again afterwards."""
-        while self._idle:
-            self._idle.pop().close()
+        _close_all(self._idle)
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
