@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import socket
 import threading
@@ -18,6 +19,14 @@ from backend.services.filesystem.receipts import Receipts
 from backend.services.filesystem.saving import Save, Saver
 
 LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def open_files() -> int:
+    """How many descriptors this process has, without those that only garbage of earlier tests holds."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
 SECRET = b"outside of every project"
 
@@ -168,12 +177,12 @@ def test_an_unknown_project_has_no_files(folders: ProjectFolders) -> None:
 @needs_proc
 def test_listing_lets_go_of_its_folders(root: Path, folders: ProjectFolders) -> None:
     """A listing that is not read to its end leaves no folder open."""
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for _ in range(5):
         files = folders.files("p")
         next(files)
         files.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() <= before
 
 
 @needs_proc
@@ -181,12 +190,12 @@ def test_refusals_leave_nothing_open(root: Path, folders: ProjectFolders, saver:
     """Whatever is refused, no descriptor stays open."""
     (root / "p" / "link").symlink_to("inner")
     status_of_save(saver, "inner")  # from now on the receipts keep a connection
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_files()
     for path in ("none", "none/x", "inner", "inner/file.txt/x", "link", "link/x"):
         status_of_read(folders, path)
     for path in ("inner", "inner/file.txt/x", "link", "link/x"):
         status_of_save(saver, path)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert open_files() <= before
 
 
 def exchange(one: Path, other: Path) -> None:
