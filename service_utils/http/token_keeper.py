@@ -69,15 +69,20 @@ class TokenKeeper:
         """
         if not callable(getattr(self._provider, "refresh", None)):
             return False
-        with self._lock:
-            # Credentials older than the last refresh share what became of that one.
-            flight = self._under_way if version == self._version else self._last
-            mine = flight is None
-            if flight is None:
-                flight = self._under_way = _Refresh()
-        if mine:
-            self._fly(flight)
-        elif not self._landed(flight, deadline):
+        mine: _Refresh | None = None
+        try:
+            with self._lock:
+                # Credentials older than the last refresh share what became of that one.
+                flight = self._under_way if version == self._version else self._last
+                if flight is None:
+                    flight = mine = self._under_way = _Refresh()
+            if mine is not None:
+                self._fly(mine)
+        finally:
+            # A signal can come in between; those who wait must not wait for nobody.
+            if mine is not None and not mine.done.is_set():
+                self._land(mine, interrupted=True)
+        if mine is None and not self._landed(flight, deadline):
             return False
         if flight.error is not None:
             raise copy.copy(flight.error) from flight.error.__cause__
@@ -98,16 +103,22 @@ class TokenKeeper:
             flight.error.__cause__ = error
         except BaseException:
             interrupted = True
-            text = f"{self._service}: the refresh of the credentials was interrupted"
-            flight.error = TokenError(text, service=self._service)
             raise
         finally:
-            with self._lock:
+            self._land(flight, interrupted=interrupted)
+
+    def _land(self, flight: _Refresh, *, interrupted: bool) -> None:
+        """Let the waiting threads go on. An interrupted refresh says nothing of the credentials."""
+        if interrupted:
+            text = f"{self._service}: the refresh of the credentials was interrupted"
+            flight.error = TokenError(text, service=self._service)
+        with self._lock:
+            if self._under_way is flight:
                 self._under_way = None
-                if not interrupted:  # else it says nothing about the credentials: the next one tries again
-                    self._version += 1
-                    self._last = flight
-            flight.done.set()
+            if not interrupted:  # else the next one tries again
+                self._version += 1
+                self._last = flight
+        flight.done.set()
 
     def _checked(self, credentials: Any) -> Mapping[str, str]:
         """Credentials that can travel in headers; http.client would quote the others in its error."""
