@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from service_utils.call import Call
 from service_utils.clock import Clock
 from service_utils.events import (
@@ -35,9 +37,7 @@ class CallEvents:
     def attempt_started(self, call: Call, number: int) -> None:
         """An attempt is about to be sent."""
         event = AttemptStarted(
-            service=call.service,
-            name=call.name,
-            at=self._clock.monotonic(),
+            **self._of(call),
             method=call.method,
             path=call.path,
             number=number,
@@ -50,9 +50,7 @@ class CallEvents:
         if verdict.kind is None:
             return
         event = AttemptFailed(
-            service=call.service,
-            name=call.name,
-            at=self._clock.monotonic(),
+            **self._of(call),
             method=call.method,
             path=call.path,
             number=number,
@@ -67,9 +65,7 @@ class CallEvents:
     def retry_scheduled(self, call: Call, delay: float) -> None:
         """The call is about to wait before its next attempt."""
         event = RetryScheduled(
-            service=call.service,
-            name=call.name,
-            at=self._clock.monotonic(),
+            **self._of(call),
             method=call.method,
             path=call.path,
             number=len(call.attempts) + 1,
@@ -83,9 +79,7 @@ class CallEvents:
         if call.record is None:
             return
         event = CallFinished(
-            service=call.service,
-            name=call.name,
-            at=self._clock.monotonic(),
+            **self._of(call),
             record=call.record,
             outcome=call.outcome,
             max_attempts=call.max_attempts,
@@ -97,11 +91,13 @@ class CallEvents:
     def dead_letter_added(self, call: Call, letter_id: str) -> None:
         """A call was put aside for later."""
         event = DeadLetterAdded(
-            service=call.service,
-            name=call.name,
-            at=self._clock.monotonic(),
+            **self._of(call),
             letter_id=letter_id,
             method=call.method,
             path=call.path,
         )
         notify(self._listeners, event)
+
+    def _of(self, call: Call) -> dict[str, Any]:
+        """What every event of a call says."""
+        return {"service": call.service, "name": call.name, "at": self._clock.monotonic()}

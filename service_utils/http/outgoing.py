@@ -164,11 +164,7 @@ def build(
         TypeError: An argument is unknown or of the wrong type.
         ValueError: The path, a header or the body cannot be sent; see also :meth:`BaseURL.join`.
     """
-    if unknown := arguments.keys() - _REQUEST_ARGUMENTS - _SEND_ARGUMENTS:
-        raise TypeError(f"request() got an unexpected keyword argument {min(unknown)!r}")
-    for name, given in (("path_params", path_params), *arguments.items()):
-        if name in _MAPPINGS and given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{name}: must be a mapping, not of type {type(given).__name__}")
+    _check_arguments({"path_params": path_params, **arguments})
     if not isinstance(method, str) or not method.isalpha():
         raise ValueError(f"method={method!r}: must be an HTTP method such as GET")
     method = method.upper()
@@ -182,11 +178,8 @@ def build(
             method,
             url,
             headers=headers,
-            params=arguments.get("params"),
             data=_data(arguments.get("data")),
-            json=arguments.get("json"),
-            files=arguments.get("files"),
-            cookies=arguments.get("cookies"),
+            **{name: arguments.get(name) for name in ("params", "json", "files", "cookies")},
             auth=checked_auth(arguments.get("auth")) or defaults.auth,
             hooks=_noted_hooks(arguments.get("hooks"), code),
         )
@@ -207,6 +200,14 @@ def build(
         fixed=frozenset(name.lower() for name in headers),
         _base_path=urlsplit(defaults.base.url).path,
     )
+
+
+def _check_arguments(arguments: Mapping[str, Any]) -> None:
+    if unknown := arguments.keys() - _REQUEST_ARGUMENTS - _SEND_ARGUMENTS - {"path_params"}:
+        raise TypeError(f"request() got an unexpected keyword argument {min(unknown)!r}")
+    for name, given in arguments.items():
+        if name in _MAPPINGS and given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{name}: must be a mapping, not of type {type(given).__name__}")
 
 
 def checked_auth(auth: Any) -> Any:
