@@ -43,6 +43,7 @@ class RunningService:
         self.faults: dict[str, Fault] = {}
         self._released = threading.Event()
         self._server: BaseWSGIServer | None = None
+        self._serving: threading.Thread | None = None
         # Bound, never listening: while the service is stopped, nobody else gets its port.
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,15 +63,19 @@ class RunningService:
         self._server.daemon_threads = True
         self._server.block_on_close = False
         # The polls end at once on shutdown instead of after half a second.
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._serving = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._serving.start()
 
     def stop(self) -> None:
         """Stop listening; callers who are kept waiting are let go."""
         self._released.set()
-        if self._server is not None:
+        if self._server is not None and self._serving is not None:
             self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+            # The thread closes the listening socket as the last thing it does: until then the port is taken.
+            self._serving.join(10)
+            if self._serving.is_alive():
+                raise TimeoutError(f"the server at port {self.port} did not stop within 10 seconds")
+            self._server = self._serving = None
 
     def fail(self, path: str = "", fault: Fault = Fault.ERROR) -> None:
         """Fail at every path that begins so, until :meth:`heal`."""
