@@ -176,7 +176,7 @@ class Listener(Protocol):
 
 # By subscription. Replaced, never changed, so that telling an event needs no lock.
 _subscribers: dict[object, Listener] = {}
-_subscribing = threading.Lock()
+_subscribing = threading.RLock()
 
 
 def subscribe(listener: Listener) -> Callable[[], None]:

@@ -139,7 +139,7 @@ class EnvToken:
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         self._clock = checked_clock(clock)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._file: tuple[str, float, str] | None = None  # path, when it was read, token
 
     def token(self) -> str | None:
