@@ -6,6 +6,7 @@ import os
 import pickle
 import select
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,12 +22,15 @@ def in_child(work: Callable[[], Any]) -> Any:
         TimeoutError: The child said nothing for too long. It has been killed.
     """
     reading, writing = os.pipe()
+    tracer = sys.gettrace()
+    sys.settrace(None)  # coverage has a lock of its own, which another thread may hold at this moment
     with warnings.catch_warnings():
         # That other threads run is what these tests are about.
         warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
         child = os.fork()
     if child == 0:
         _report(work, writing)
+    sys.settrace(tracer)
     os.close(writing)
     try:
         said = _read(reading)
