@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
-__all__ = ["Attempt", "CallRecord", "EndReason", "Outcome", "Replay", "attach_call", "call_of"]
+from service_utils.errors import LazyCall
+
+__all__ = [
+    "Attempt",
+    "CallRecord",
+    "CallSource",
+    "EndReason",
+    "LazyCall",
+    "Outcome",
+    "Replay",
+    "attach_call",
+    "call_of",
+]
 
 
 class Outcome(StrEnum):
@@ -104,6 +116,10 @@ class CallRecord:
     duration: float = 0.0
     _replay: Callable[[], Replay | None] = field(default=no_replay, repr=False, compare=False)
 
+    def record(self) -> CallRecord:
+        """The record itself: it is its own source."""
+        return self
+
     @property
     def replay(self) -> Replay | None:
         """What to send again; None when the call was no write, did not fail, or its body is gone."""
@@ -134,10 +150,23 @@ class _Ready:
         return self.replay
 
 
-def attach_call(carrier: object, record: CallRecord) -> None:
-    """Hang the record on a response or an exception; one that takes no attributes goes without."""
+class CallSource(Protocol):
+    """What can tell the record of a call that has ended: always the same story, whenever it is asked."""
+
+    def record(self) -> CallRecord:
+        """The record."""
+        ...
+
+
+def attach_call(carrier: object, source: CallSource) -> None:
+    """Hang a call's record on a response or an exception; one that takes no attributes goes without."""
+    if isinstance(getattr(type(carrier), "call", None), LazyCall):
+        inside = carrier.__dict__
+        inside["_call_source"] = source
+        inside.pop("call", None)  # of an earlier call: somebody may raise one error twice
+        return
     try:
-        carrier.call = record  # type: ignore[attr-defined]
+        carrier.call = source.record()  # type: ignore[attr-defined]
     except AttributeError:
         return
 

@@ -35,6 +35,7 @@ __all__ = [
     "BulkheadFullError",
     "CircuitOpenError",
     "DeadlineExceeded",
+    "LazyCall",
     "RateLimitedError",
     "RequestException",
     "ResponseTooLarge",
@@ -45,6 +46,22 @@ __all__ = [
 ]
 
 E = TypeVar("E", bound="ServiceError")
+
+_NOT_FOR_TRAVELLING = ("request", "response", "_call_source")
+
+
+class LazyCall:
+    """The attribute ``call`` of errors and responses whose record is made when it is first read.
+
+    Most are never read. Until then the source of the record is kept in the carrier's ``_call_source``
+    (:func:`service_utils.calls.attach_call` puts it there); a carrier that has none has None as its ``call``.
+    """
+
+    def __get__(self, carrier: Any, owner: type | None = None) -> CallRecord | None:
+        if carrier is None:
+            return self  # type: ignore[return-value]
+        source = carrier.__dict__.get("_call_source")
+        return None if source is None else carrier.__dict__.setdefault("call", source.record())
 
 
 class ServiceError(RequestException):
@@ -61,14 +78,16 @@ class ServiceError(RequestException):
         call: The record of the call (:class:`service_utils.calls.CallRecord`), once it has left a client.
     """
 
+    call = LazyCall()
+
     def __init__(self, message: str = "", *, service: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.service = service
         self.retry_after = retry_after
-        self.call: CallRecord | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        fields = {key: value for key, value in self.__dict__.items() if key not in ("request", "response")}
+        kept = {**self.__dict__, "call": self.call}
+        fields = {key: value for key, value in kept.items() if key not in _NOT_FOR_TRAVELLING}
         # The fields travel as state, not as arguments: one of them may refer back to this very error.
         return _rebuild, (type(self), str(self)), fields
 

@@ -12,6 +12,7 @@ import pytest
 import requests
 
 from service_utils.calls import Attempt, CallRecord, EndReason, Outcome, Replay, attach_call, call_of
+from service_utils.errors import ServiceError
 
 REPLAY = Replay(
     method="POST", path="/deduct?x=1", body=b'{"amount": 5}', headers={"A": "b"}, idempotency_key="k1"
@@ -134,6 +135,51 @@ def test_call_of_a_stranger(stranger: object) -> None:
     """What did not come out of a client is refused, not answered with None."""
     with pytest.raises(ValueError, match="no call record"):
         call_of(stranger)
+
+
+class CountingSource:
+    """Tells a record, and how often it was asked for it."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def record(self) -> CallRecord:
+        self.asked += 1
+        return record()
+
+
+def test_record_of_an_error_of_ours_is_made_when_it_is_read() -> None:
+    """Nobody pays for a record that nobody reads, and whoever reads it twice sees the same one."""
+    error, source = ServiceError("full"), CountingSource()
+    attach_call(error, source)
+    assert source.asked == 0
+    assert error.call is call_of(error)
+    assert source.asked == 1
+
+
+@pytest.mark.parametrize("journey", [copy.copy, copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))])
+def test_record_that_was_never_read_travels_with_its_error(journey: Callable[[Any], Any]) -> None:
+    """Through pickle and copy goes the record itself, not what would have made it."""
+    error, source = ServiceError("full"), CountingSource()
+    attach_call(error, source)
+    twin = journey(error)
+    assert source.asked == 1
+    assert call_of(twin) == record()
+    assert "_call_source" not in vars(twin)
+
+
+def test_error_that_leaves_a_client_twice() -> None:
+    """An error object that is raised in two calls tells of the later one."""
+    error = ServiceError("full")
+    attach_call(error, record())
+    first = error.call
+    attach_call(error, record(duration=9.9))
+    assert (first, error.call) == (record(), record(duration=9.9))
+
+
+def test_error_of_no_call() -> None:
+    """An error of ours that never left a client has no record, and is no reason to fail."""
+    assert ServiceError("made by hand").call is None
 
 
 def test_call_of_a_foreign_call_attribute() -> None:
