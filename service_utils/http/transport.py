@@ -1,30 +1,51 @@
-"""The transport: prepared request in, complete response out, on a real ``requests.Session``.
+"""The transport: prepared request in, complete answer out, on a real ``requests.Session``.
 
-The seam for a faster one is :class:`Transport`: ``send(prepared, timeout) -> Response``. What this one adds
-to the session is what a client shared by many users' threads needs: cookies are not kept, the environment of
-the machine is read once, redirects stay within the origin, and no body grows beyond its bound.
+What is built here on :class:`~service_utils.http.fast.FastSession` is what a client shared by many users'
+threads needs: an attempt ends in time, cookies are not kept, the environment of the machine is read once,
+redirects stay within the origin, no body grows beyond its bound, and forked children have connections of
+their own.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 from urllib.parse import urljoin
 
 import requests
 from requests import PreparedRequest, Response
 from requests import exceptions as rex
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
+from service_utils import forks
+from service_utils.clock import SYSTEM
 from service_utils.http.body import CallerBody, read_body, read_quietly
+from service_utils.http.fast import (
+    IDLE_TIMEOUT,
+    MAX_CONNECTION_AGE,
+    FastAdapter,
+    FastSession,
+    adopt,
+    send_with_repeat,
+)
+from service_utils.http.options import (
+    Cert,
+    SendOptions,
+    Timeout,
+    checked_cert,
+    checked_verify,
+    resolve_verify,
+)
+from service_utils.http.sending import Sending
 from service_utils.http.urls import BaseURL
-from service_utils.policies.deadline import Deadline
 
 __all__ = [
     "Cert",
+    "FastAdapter",
+    "FastSession",
     "SendOptions",
     "SessionTransport",
     "Timeout",
@@ -33,30 +54,6 @@ __all__ = [
     "checked_verify",
     "resolve_verify",
 ]
-
-Timeout: TypeAlias = "float | tuple[float | None, float | None] | None"
-Cert: TypeAlias = "str | tuple[str, str]"
-
-
-@dataclass(frozen=True, slots=True)
-class SendOptions:
-    """How one request is sent, beyond what is written in it.
-
-    Attributes:
-        stream: Whether the body is left to the caller.
-        allow_redirects: Whether redirects within the origin are followed.
-        proxies: Proxies by scheme, as ``requests`` takes them.
-        verify: TLS verification of this call, or None for the client's.
-        cert: Client certificate of this call, or None for the client's.
-        deadline: When the whole call must have ended, or None.
-    """
-
-    stream: bool = False
-    allow_redirects: bool = True
-    proxies: Mapping[str, str] | None = field(default=None, repr=False)
-    verify: bool | str | None = None
-    cert: Cert | None = None
-    deadline: Deadline | None = None
 
 
 class Transport(Protocol):
@@ -79,63 +76,8 @@ class Transport(Protocol):
         ...
 
 
-def checked_verify(verify: Any) -> bool | str | None:
-    """``verify`` as it may be handed on: True, False, None, or the path of something that exists.
-
-    Raises:
-        TypeError: It is neither a bool nor a path.
-        ValueError: It names a file or folder that is not there.
-    """
-    if isinstance(verify, os.PathLike):
-        verify = os.fspath(verify)
-    if verify is not None and not isinstance(verify, bool | str):
-        raise TypeError(f"verify={verify!r}: must be True, False or the path of a CA bundle")
-    return _existing("verify", verify) if isinstance(verify, str) else verify
-
-
-def checked_cert(cert: Any) -> Cert | None:
-    """A client certificate as it may be handed on: None, a file, or a pair of certificate and key.
-
-    Raises:
-        TypeError: It is none of these.
-        ValueError: It names a file that is not there.
-    """
-    if cert is None:
-        return None
-    parts = tuple(cert) if isinstance(cert, tuple | list) else (cert,)
-    if len(parts) > 2 or not all(isinstance(part, str | os.PathLike) for part in parts):
-        raise TypeError(f"cert={cert!r}: must be the path of a certificate, or a pair of certificate and key")
-    paths = [_existing("cert", os.fspath(part)) for part in parts]
-    return (paths[0], paths[1]) if len(paths) == 2 else paths[0]
-
-
-def resolve_verify(verify: Any) -> bool | str:
-    """What ``verify=`` of a client comes to: a path or False as it is, True after a look at the environment.
-
-    ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE`` and ``SSL_CERT_FILE`` are honoured in this order.
-
-    Raises:
-        TypeError: It is neither a bool nor a path.
-        ValueError: It, or a variable, names a file or folder that is not there.
-    """
-    given = checked_verify(verify)
-    if given is None:
-        raise TypeError("verify=None: must be True, False or the path of a CA bundle")
-    if given is True:
-        for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-            if found := os.environ.get(variable):
-                return _existing(variable, found)
-    return given
-
-
-def _existing(what: str, path: str) -> str:
-    if not os.path.exists(path):
-        raise ValueError(f"{what}={path!r}: there is no such file or folder")
-    return path
-
-
 class SessionTransport:
-    """The transport on the stock machinery of ``requests``; for any number of threads.
+    """The transport on a session; for any number of threads.
 
     Args:
         base: The address whose origin redirects must not leave.
@@ -146,6 +88,8 @@ class SessionTransport:
         verify: See :func:`resolve_verify`.
         cert: Client certificate file, or a pair of certificate and key.
         trust_env: Whether proxies and ``.netrc`` of the machine count.
+        idle_timeout: Seconds an unused connection is kept, or None.
+        max_connection_age: Seconds after which a connection is used no more, or None.
     """
 
     def __init__(
@@ -159,30 +103,79 @@ class SessionTransport:
         verify: bool | str,
         cert: Cert | None,
         trust_env: bool,
+        idle_timeout: float | None = IDLE_TIMEOUT,
+        max_connection_age: float | None = MAX_CONNECTION_AGE,
     ) -> None:
         self._base = base
         self._service = service
         self._limit = max_response_bytes
-        self._owned = session is None
-        self._session = _new_session(base, pool_maxsize, trust_env) if session is None else session
+        self._ages = idle_timeout, max_connection_age
+        self._own: _OriginSession | None = None
+        if session is None:
+            session = self._own = _OriginSession(base, pool_maxsize, *self._ages, trust_env)
+        else:
+            adopt(session, *self._ages)
+            forks.in_child(self._renew_in_child)
+        self._session = session
         # A cookie that one user's call brings must not travel with another's; cookies put in by hand still
         # do.
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         # A session that was given keeps its own settings unless the client's arguments say otherwise.
-        self._verify = None if session is not None and verify is True else resolve_verify(verify)
+        self._verify = None if self._own is None and verify is True else resolve_verify(verify)
         # What True means for one call of a client that does not verify otherwise.
-        self._trusted = resolve_verify(True) if verify is False or session is not None else True
+        self._trusted = resolve_verify(True) if verify is False or self._own is None else True
         self._cert = checked_cert(cert)
+        self._headers: dict[str, tuple[str, str]] = {}
+        self._headers_seen = -1
 
     def prepare(self, request: requests.Request) -> PreparedRequest:
         """See :meth:`Transport.prepare`."""
         return self._session.prepare_request(request)
 
+    def default_headers(self) -> dict[str, tuple[str, str]] | None:
+        """Name and value of the headers that :meth:`prepare` would begin with, by their lower-case names.
+
+        As long as nothing has changed it is the same object. None where preparing takes more than that: a
+        session that was given, or one to which somebody has added credentials, cookies or the like.
+        """
+        session = self._own
+        if (
+            session is None
+            or session.trust_env
+            or session.auth
+            or session.params
+            or session.hooks["response"]
+        ):
+            return None
+        headers = session.headers
+        if type(headers) is not _CountedHeaders or next(iter(session.cookies), None) is not None:
+            return None
+        if headers.changes != self._headers_seen:
+            self._headers_seen = headers.changes
+            self._headers = {name.lower(): (name, value) for name, value in headers.items()}
+        return self._headers
+
     def send(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
         """See :meth:`Transport.send`."""
-        response = self._send_once(prepared, timeout, options)
+        attempt = _Attempt(timeout, options, self._limit)
+        response = self._send_once(prepared, attempt)
+        if options.allow_redirects and response.is_redirect:
+            response = self._follow(response, attempt)
+        if not options.stream:
+            read_body(response, self._limit, self._service, options.deadline)
+        else:
+            attempt.leave_to_caller(response)
+        return response
+
+    def close(self) -> None:
+        """Close idle connections; a session that was given is its owner's to close."""
+        if self._own is not None:
+            self._own.close()
+
+    def _follow(self, response: Response, attempt: _Attempt) -> Response:
+        """Go where redirects within the origin lead."""
         history: list[Response] = []
-        while options.allow_redirects and (following := self._next(response)) is not None:
+        while (following := self._next(response)) is not None:
             history.append(response)
             if len(history) > self._session.max_redirects:
                 response.close()
@@ -190,24 +183,23 @@ class SessionTransport:
                     f"more than {self._session.max_redirects} redirects", response=response
                 )
             try:
-                response = self._send_once(following, timeout, options)
+                response = self._send_once(following, attempt)
             except rex.RequestException as error:
                 # Whatever became of this one, the request that was redirected has reached the service.
                 error.after_redirect = True  # type: ignore[attr-defined]
                 raise
         response.history = history
-        if not options.stream:
-            read_body(response, self._limit, self._service, options.deadline)
         return response
 
-    def close(self) -> None:
-        """Close idle connections; a session that was given is its owner's to close."""
-        if self._owned:
-            self._session.close()
-
-    def _send_once(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
+    def _send_once(self, prepared: PreparedRequest, attempt: _Attempt) -> Response:
+        sending, options = attempt.next_sending(), attempt.options
         verify = self._verify_of(options)
         cert = self._cert if options.cert is None else options.cert
+        began = SYSTEM.monotonic()
+        if self._own is not None and not options.stream and not options.proxies:
+            response = self._own.fast(prepared, sending, attempt.timeout, verify, cert)
+            if response is not None:
+                return response
         settings: dict[str, Any] = dict(
             self._session.merge_environment_settings(
                 prepared.url, dict(options.proxies or {}), True, verify, cert
@@ -215,7 +207,12 @@ class SessionTransport:
         )
         if verify is not None:
             settings["verify"] = verify  # requests lets REQUESTS_CA_BUNDLE of the moment override it
-        return self._send_bounded(prepared, options, timeout=timeout, allow_redirects=False, **settings)
+        settings |= {"timeout": attempt.timeout, "allow_redirects": False}
+        if self._own is not None:
+            send = functools.partial(self._own.ordinary, sending=sending, began=began)
+        else:
+            send = functools.partial(send_with_repeat, self._session.send, sending=sending)
+        return self._send_bounded(send, prepared, options, **settings)
 
     def _verify_of(self, options: SendOptions) -> bool | str | None:
         """Whether and by what certificates the service is verified; None leaves it to the session."""
@@ -225,7 +222,13 @@ class SessionTransport:
             return self._verify or self._trusted
         return options.verify
 
-    def _send_bounded(self, prepared: PreparedRequest, options: SendOptions, **settings: Any) -> Response:
+    def _send_bounded(
+        self,
+        send: Callable[..., Response],
+        prepared: PreparedRequest,
+        options: SendOptions,
+        **settings: Any,
+    ) -> Response:
         """Send, the body of a redirect read within bounds before requests reads it without any."""
         seen: list[Response] = []
 
@@ -237,7 +240,7 @@ class SessionTransport:
         hooks: dict[str, Any] = prepared.hooks
         prepared.hooks = {**hooks, "response": [*hooks.get("response", ()), read]}
         try:
-            response = self._session.send(prepared, **settings)
+            response = send(prepared, **settings)
         except rex.HTTPError as error:
             if error.response is not None:
                 read_quietly(error.response, self._limit, self._service, options.deadline)
@@ -265,13 +268,86 @@ class SessionTransport:
         body: Any = following.body
         return None if isinstance(body, CallerBody) and not body.replayable() else following
 
+    def _renew_in_child(self) -> None:
+        """After a fork: connections of our own for a session that was given."""
+        for adapter in self._session.adapters.values():
+            if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, FastAdapter):
+                adapter.__setstate__(adapter.__getstate__())  # type: ignore[attr-defined]
+        adopt(self._session, *self._ages)
 
-class _OriginSession(requests.Session):
+
+class _Attempt:
+    """One attempt while it is sent: request after request, where there are redirects, within one time.
+
+    Args:
+        timeout: Of the whole attempt; a pair is for connecting and for each piece that is read.
+        options: How it is sent.
+        limit: Bytes of the longest body.
+    """
+
+    __slots__ = ("_limit", "_moment", "_sending", "options", "timeout")
+
+    def __init__(self, timeout: Timeout, options: SendOptions, limit: int) -> None:
+        self.timeout = timeout
+        self.options = options
+        self._limit = limit
+        self._sending: Sending | None = None
+        self._moment = self._deadline()
+        if timeout is not None and not isinstance(timeout, tuple):
+            moment = SYSTEM.monotonic() + timeout
+            self._moment = moment if self._moment is None else min(moment, self._moment)
+
+    def next_sending(self) -> Sending:
+        """The bounds of its next request."""
+        self._sending = Sending(self._moment, self._limit)
+        return self._sending
+
+    def leave_to_caller(self, response: Response) -> None:
+        """From now on the body is bounded by the call's deadline, and each piece of it by the time-out."""
+        conn = None if self._sending is None else self._sending.conn
+        if conn is not None and conn is getattr(response.raw, "connection", None):
+            conn.moment = self._deadline()
+
+    def _deadline(self) -> float | None:
+        """The deadline in real time, whatever clock the client goes by: sockets know no other."""
+        deadline = self.options.deadline
+        return None if deadline is None else SYSTEM.monotonic() + deadline.remaining()
+
+
+class _CountedHeaders(CaseInsensitiveDict[str]):
+    """Default headers that know whether somebody has changed them."""
+
+    changes = 0
+
+    def __setitem__(self, key: str, value: str) -> None:
+        super().__setitem__(key, value)
+        self.changes += 1
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self.changes += 1
+
+
+class _OriginSession(FastSession):
     """A session to which a redirect that leads elsewhere, or nowhere, is no redirect."""
 
-    def __init__(self, base: BaseURL) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        base: BaseURL,
+        pool_maxsize: int,
+        idle_timeout: float | None,
+        max_connection_age: float | None,
+        trust_env: bool,
+    ) -> None:
+        super().__init__(
+            pool_maxsize=pool_maxsize,
+            idle_timeout=idle_timeout,
+            max_connection_age=max_connection_age,
+            trust_env=trust_env,
+        )
         self._base = base
+        defaults: Any = self.headers
+        self.headers = _CountedHeaders(defaults)  # type: ignore[assignment]
 
     def get_redirect_target(self, resp: Response) -> str | None:
         try:
@@ -280,11 +356,3 @@ class _OriginSession(requests.Session):
         except ValueError:  # also of text that is no UTF-8
             return None
         return None if following is None or not self._base.contains(following) else target
-
-
-def _new_session(base: BaseURL, pool_maxsize: int, trust_env: bool) -> requests.Session:
-    session = _OriginSession(base)
-    session.trust_env = trust_env
-    for prefix in ("http://", "https://"):
-        session.mount(prefix, HTTPAdapter(pool_connections=4, pool_maxsize=pool_maxsize))
-    return session

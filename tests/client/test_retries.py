@@ -32,7 +32,8 @@ def test_success_after_failures(
     client: ResilientServiceClient, fault_server: FaultServer, fake_clock: FakeClock
 ) -> None:
     """A passing failure costs the caller nothing but the wait."""
-    fault_server.script(Answer(503), close_connection(), Answer(200, "at last"))
+    # Closed twice: that a connection in use before proves dead is no attempt, that a new one does is.
+    fault_server.script(Answer(503), close_connection(), close_connection(), Answer(200, "at last"))
 
     response = client.get("/x")
 
