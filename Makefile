@@ -42,14 +42,11 @@ format: $(VENV)/.for-work  ## put the code into its form, repairing what can be 
 docs: $(VENV)/.for-work  ## check the pages: links lead somewhere, tables agree with the code
 	$(BIN)/python -m pytest -q tests/test_docs.py $(wildcard tests/docs) $(ARGS)
 
-bench: $(VENV)/.for-work  ## run every script in benchmarks/
-	@set -e; found=; for script in benchmarks/*.py; do \
-		[ -e "$$script" ] || continue; found=yes; \
-		echo "== $$script"; $(BIN)/python "$$script" $(ARGS); \
-	done; [ -n "$$found" ] || echo "There are no benchmarks yet: benchmarks/ holds no script."
+bench: $(VENV)/.for-work  ## measure what a call costs; writes docs/performance.md
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## remove the virtual environment, caches and build output; keeps var/
-	rm -rf $(VENV) build dist *.egg-info htmlcov .coverage .coverage.* coverage.xml
+	rm -rf $(VENV) .bench-venvs build dist *.egg-info htmlcov .coverage .coverage.* coverage.xml
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./var -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 	@[ ! -d var ] || echo "Kept var/: the data of your local services. Remove it by hand if you want to lose it."

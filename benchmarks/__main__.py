@@ -79,7 +79,7 @@ def _passed_on(chosen: argparse.Namespace) -> list[str]:
     flags = ("quick", "no_peers", "no_instructions", "python_server")
     found = [f"--{name.replace('_', '-')}" for name in flags if getattr(chosen, name)]
     found += ["--rounds", str(chosen.rounds)] if chosen.rounds else []
-    return found + (["--venvs", str(chosen.venvs)] if chosen.venvs != Path(".bench-venvs") else [])
+    return found + (["--venvs", str(chosen.venvs)] if chosen.venvs != ROOT / ".bench-venvs" else [])
 
 
 def _command(chosen: argparse.Namespace) -> str:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.machine import describe
+from benchmarks.machine import ROOT, describe
 
 __all__ = ["Bar", "Chart", "Options", "Report", "Table", "Target", "options", "ratio", "rounds_of"]
 
@@ -175,9 +175,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--venvs",
         type=Path,
-        default=Path(".bench-venvs"),
+        default=ROOT / ".bench-venvs",
         metavar="FOLDER",
-        help="where the environments of the peers are (default: %(default)s)",
+        help="where the environments of the peers are (default: .bench-venvs)",
     )
 
 

@@ -14,27 +14,29 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-PATH = "/items/42"
+PATH, CHUNKED = "/items/42", "/chunked/items/42"
 PAYLOAD = {"query": "refund policy", "limit": 10, "filters": {"language": "en", "year": 2024}}
 
 # What each kind of request is sent by. Makers get the base URL and the certificate to trust, empty for none.
 Kinds = dict[str, Callable[[], bytes]]
 
 
-def like_requests(get: Callable[..., Any], post: Callable[..., Any], url: str, **options: Any) -> Kinds:
+def like_requests(get: Callable[..., Any], post: Callable[..., Any], base: str) -> Kinds:
     """The kinds of a client that has the methods of requests; "read" looks at what a caller looks at."""
+    url, chunked = base + PATH, base + CHUNKED
 
     def read() -> bytes:
-        response = get(url, **options)
+        response = get(url)
         response.raise_for_status()
         assert response.headers["Content-Type"] == "application/json"
         assert response.json()["status"] == "ok"
         return response.content
 
     return {
-        "get": lambda: get(url, **options).content,
-        "post": lambda: post(url, json=PAYLOAD, **options).content,
+        "get": lambda: get(url).content,
+        "post": lambda: post(url, json=PAYLOAD).content,
         "read": read,
+        "chunked": lambda: get(chunked).content,
     }
 
 
@@ -44,7 +46,7 @@ def session(base: str, ca: str) -> Kinds:
 
     plain = requests.Session()
     plain.verify = ca or True
-    return like_requests(plain.get, plain.post, base + PATH)
+    return like_requests(plain.get, plain.post, base)
 
 
 def session_without_environment(base: str, ca: str) -> Kinds:
@@ -52,7 +54,7 @@ def session_without_environment(base: str, ca: str) -> Kinds:
 
     plain = requests.Session()
     plain.verify, plain.trust_env = ca or True, False
-    return like_requests(plain.get, plain.post, base + PATH)
+    return like_requests(plain.get, plain.post, base)
 
 
 def session_with_urllib3_retry(base: str, ca: str) -> Kinds:
@@ -65,7 +67,7 @@ def session_with_urllib3_retry(base: str, ca: str) -> Kinds:
     retry = Retry(total=3, backoff_factor=1, status_forcelist=[429, 500, 502, 503, 504])
     for prefix in ("http://", "https://"):
         plain.mount(prefix, HTTPAdapter(max_retries=retry))
-    return like_requests(plain.get, plain.post, base + PATH)
+    return like_requests(plain.get, plain.post, base)
 
 
 def ours(base: str, ca: str) -> Kinds:
@@ -76,7 +78,7 @@ def ours(base: str, ca: str) -> Kinds:
 
     logging.basicConfig(level=logging.WARNING)
     client = ResilientServiceClient(base, "Items", 3, 10, deadline=30, verify=ca or True)
-    return like_requests(client.get, client.post, PATH)
+    return like_requests(client.get, client.post, "")
 
 
 def fast_session(base: str, ca: str) -> Kinds:
@@ -85,7 +87,7 @@ def fast_session(base: str, ca: str) -> Kinds:
 
     fast = FastSession()
     fast.verify = ca or True
-    return like_requests(fast.get, fast.post, base + PATH)
+    return like_requests(fast.get, fast.post, base)
 
 
 def session_with_pybreaker_and_tenacity(base: str, ca: str) -> Kinds:
@@ -116,7 +118,7 @@ def session_with_pybreaker_and_tenacity(base: str, ca: str) -> Kinds:
     return like_requests(
         lambda url: call("GET", url, {}),
         lambda url, **options: call("POST", url, {"Idempotency-Key": str(uuid.uuid4())}, **options),
-        base + PATH,
+        base,
     )
 
 
@@ -137,6 +139,7 @@ def urllib3_pool(base: str, ca: str) -> Kinds:
         "get": lambda: pool.request("GET", url).data,
         "post": lambda: pool.request("POST", url, json=PAYLOAD).data,
         "read": read,
+        "chunked": lambda: pool.request("GET", base + CHUNKED).data,
     }
 
 
@@ -192,7 +195,7 @@ def httpx_client(base: str, ca: str) -> Kinds:
     import httpx
 
     client = httpx.Client(verify=ssl.create_default_context(cafile=ca) if ca else True)
-    return like_requests(client.get, client.post, base + PATH)
+    return like_requests(client.get, client.post, base)
 
 
 def niquests_session(base: str, ca: str) -> Kinds:
@@ -200,7 +203,7 @@ def niquests_session(base: str, ca: str) -> Kinds:
 
     plain = niquests.Session()
     plain.verify = ca or True
-    return like_requests(plain.get, plain.post, base + PATH)
+    return like_requests(plain.get, plain.post, base)
 
 
 def pycurl_handle(base: str, ca: str) -> Kinds:
@@ -246,7 +249,7 @@ def make(name: str, base: str, ca: str) -> dict[str, Callable[[int], None]]:
 
 def _repeated(call: Callable[[], bytes]) -> Callable[[int], None]:
     def repeat(count: int) -> None:
-        if f'{{"path": "{PATH}"'.encode() not in call():
+        if PATH.encode() not in call():
             raise AssertionError("that is not the answer")
         for _ in range(count - 1):
             call()

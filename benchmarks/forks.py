@@ -130,7 +130,7 @@ def case(ask: Ask, calls: int) -> Counter[str]:
 def run(chosen: Options) -> Report:
     """Measure everything."""
     report = Report("forks", "A client used before a fork")
-    calls = chosen.pick(10, 50)
+    calls = chosen.rounds_or(10, 50)
     report.settings |= {"children": CHILDREN, "threads of each": THREADS_AFTER, "calls of each thread": calls}
     report.versions = versions("requests", "urllib3", "service-utils")
     found: dict[tuple[str, str], Counter[str]] = {}

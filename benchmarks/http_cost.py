@@ -34,7 +34,13 @@ PEERS = {
     "niquests": ("niquests.Session",),
     "pycurl": ("pycurl",),
 }
-KINDS = {"get": "GET", "post": "POST json", "read": "GET, answer used", "tls": "GET over TLS"}
+KINDS = {
+    "get": "GET",
+    "post": "POST json",
+    "read": "GET, answer used",
+    "chunked": "GET, chunked answer",
+    "tls": "GET over TLS",
+}
 
 Costs = dict[str, dict[str, list[float]]]  # kind -> contender -> seconds of CPU for one request, turn by turn
 

@@ -78,7 +78,7 @@ def _traced() -> int:
 def run(chosen: Options) -> Report:
     """Measure everything."""
     report = Report("memory", "Memory of a client")
-    count = chosen.pick(50, 200)
+    count = chosen.rounds_or(50, 200)
     report.settings["clients of each kind"] = count
     report.versions = versions("requests", "urllib3", "service-utils")
     with Servers(python=chosen.python_server) as servers:

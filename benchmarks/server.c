@@ -4,7 +4,8 @@
  *
  * It binds 127.0.0.1 at a port of the system's choice and prints that port. Every answer is 200 with a JSON body
  * of 200 bytes that holds the path of its request, so that a client can tell its own answer from another's.
- * GET /stats answers, at once, with the number of connections accepted and requests answered so far.
+ * Below /chunked it has no Content-Length but comes in a chunk. GET /stats answers, at once, with the number of
+ * connections accepted and requests answered so far.
  * It ends when its standard input does, so no server outlives its benchmark.
  */
 #define _GNU_SOURCE
@@ -64,12 +65,11 @@ static int answer(struct connection *each) {
     return 1;
 }
 
-static size_t fill(char *body, const char *start) {
+static void fill(char *body, const char *start) {
     size_t length = strlen(start);
     memcpy(body, start, length);
     memset(body + length, 'x', BODY - length - 2);
     memcpy(body + BODY - 2, "\"}", 2);
-    return BODY;
 }
 
 static void write_answer(struct connection *each, const char *path) {
@@ -80,10 +80,14 @@ static void write_answer(struct connection *each, const char *path) {
     else
         snprintf(start, sizeof start, "{\"path\": \"%.100s\", \"status\": \"ok\", \"padding\": \"", path);
     fill(body, start);
-    each->out_length = (size_t)snprintf(each->out, sizeof each->out,
-                                        "HTTP/1.1 200 OK\r\nServer: benchmark\r\nDate: %s\r\n"
-                                        "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-                                        date, BODY, body);
+    int chunked = strncmp(path, "/chunked", 8) == 0;
+    const char *format = chunked ? "Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+                                 : "Content-Length: %d\r\n\r\n%s";
+    int length = snprintf(each->out, sizeof each->out,
+                          "HTTP/1.1 200 OK\r\nServer: benchmark\r\nDate: %s\r\nContent-Type: application/json\r\n",
+                          date);
+    length += snprintf(each->out + length, sizeof each->out - (size_t)length, format, BODY, body);
+    each->out_length = (size_t)length;
 }
 
 /* The path of the request, with whatever JSON or a reader could stumble over replaced. */

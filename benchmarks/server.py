@@ -80,10 +80,12 @@ class Server:
             time.sleep(self._delay)
         start = json.dumps(content)[:-1] + ', "padding": "'
         body = start + "x" * (BODY - len(start) - 2) + '"}'
-        return (
-            f"HTTP/1.1 200 OK\r\nServer: benchmark\r\nDate: {self._date}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
+        if path.startswith("/chunked"):
+            rest = f"Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n{body}\r\n0\r\n\r\n"
+        else:
+            rest = f"Content-Length: {len(body)}\r\n\r\n{body}"
+        head = f"HTTP/1.1 200 OK\r\nServer: benchmark\r\nDate: {self._date}\r\n"
+        return f"{head}Content-Type: application/json\r\n{rest}".encode()
 
 
 def main() -> None:
