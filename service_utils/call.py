@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import requests
 
@@ -10,8 +10,8 @@ from service_utils.calls import Attempt, CallRecord, EndReason, Outcome, no_repl
 from service_utils.errors import DeadlineExceeded
 from service_utils.events import FailureKind
 from service_utils.http.classify import Verdict
+from service_utils.http.options import Timeout
 from service_utils.http.outgoing import Outgoing
-from service_utils.http.transport import Timeout
 from service_utils.policies.budget import RetryBudget
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.retry import RetryPolicy
@@ -19,7 +19,7 @@ from service_utils.policies.retry import RetryPolicy
 __all__ = ["Call", "Tried"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tried:
     """What one attempt brought.
 
@@ -39,20 +39,37 @@ class Tried:
 
 
 @dataclass(slots=True)
-class Call:
-    """The data of one call; made, used and dropped by one thread.
+class _Noted:
+    """What is kept of an attempt: the fields of an :class:`Attempt`, which is made when somebody reads it."""
 
-    Attributes:
+    number: int
+    outcome: Outcome
+    status: int | None
+    error: str | None
+    duration: float
+    delay: float
+
+    def attempt(self) -> Attempt:
+        return Attempt(self.number, self.outcome, self.status, self.error, self.duration, self.delay)
+
+
+class Call:
+    """The data of one call; made, used and dropped by one thread. Once it has ended nothing of it changes.
+
+    Args:
         service: Display name of the service.
         name: Short name of the client.
         method: The HTTP method, as given until it is prepared.
-        path: The path, for logs and metrics.
+        path: The path, as given until it is prepared.
         began: Seconds on the client's clock.
         policy: The retry policy in force.
-        budget: The retry budget in force, or None.
         timeout: Of one attempt.
+
+    Attributes:
+        budget: The retry budget in force, or None.
         deadline: When all of it must have ended, or None.
         hasty: Whether that deadline is the inbound request's, shorter than our own.
+        told: Whether anybody wants to hear how it goes, even if it goes well.
         outgoing: The prepared request.
         attempts: Those made so far.
         refreshed: Whether the one repeat after a 401 has been used up.
@@ -62,29 +79,45 @@ class Call:
         outcome: What the breaker shall see.
         retry_after: Seconds the service asked for with its last answer, or None.
         detail: The last cause, in words.
-        record: What is left of it once it has ended.
+        ended: Why there was no further attempt; None as long as it is under way.
+        duration: Seconds it took, once it has ended.
     """
 
-    service: str
-    name: str
-    method: str
-    path: str
-    began: float
-    policy: RetryPolicy
+    # Defaults of the class cost a call nothing until something else is to be said.
     budget: RetryBudget | None = None
-    timeout: Timeout = None
     deadline: Deadline | None = None
-    hasty: bool = False
+    hasty = False
+    told = True
     outgoing: Outgoing | None = None
-    attempts: list[Attempt] = field(default_factory=list)
-    refreshed: bool = False
-    sent: bool = False
-    cut_connect: bool = False
-    cut_read: bool = False
-    outcome: Outcome = Outcome.IGNORED
+    refreshed = False
+    sent = False
+    cut_connect = False
+    cut_read = False
+    outcome = Outcome.IGNORED
     retry_after: float | None = None
     detail: str | None = None
-    record: CallRecord | None = None
+    ended: EndReason | None = None
+    duration = 0.0
+    _record: CallRecord | None = None
+
+    def __init__(
+        self,
+        service: str,
+        name: str,
+        method: str,
+        path: str,
+        began: float,
+        policy: RetryPolicy,
+        timeout: Timeout,
+    ) -> None:
+        self.service = service
+        self.name = name
+        self.method = method
+        self.path = path
+        self.began = began
+        self.policy = policy
+        self.timeout = timeout
+        self.attempts: list[_Noted] = []
 
     @property
     def max_attempts(self) -> int:
@@ -107,7 +140,7 @@ class Call:
         self.sent = self.sent or not verdict.never_sent
         outcome = Outcome.IGNORED if tried.hastened else verdict.outcome
         if not verdict.refused:
-            self.attempts.append(Attempt(number, outcome, verdict.status, verdict.detail, duration, delay))
+            self.attempts.append(_Noted(number, outcome, verdict.status, verdict.detail, duration, delay))
 
     def durations(self) -> list[float]:
         """Seconds of each attempt."""
@@ -141,23 +174,33 @@ class Call:
         overrun = timed_out and self.late()
         return Tried(verdict, error=error, cut=shortened or overrun, hastened=shortened and self.hasty)
 
-    def end(self, reason: EndReason, now: float) -> CallRecord:
+    def end(self, reason: EndReason, now: float) -> None:
         """Close the story."""
-        outgoing = self.outgoing
-        failed = outgoing is not None and reason is not EndReason.SUCCESS
-        self.record = CallRecord(
+        self.ended = reason
+        self.duration = now - self.began
+
+    def record(self) -> CallRecord:
+        """What is left of the call once it has ended."""
+        if self._record is None:
+            self._record = self._made_record(self.outgoing)
+        return self._record
+
+    def _made_record(self, outgoing: Outgoing | None) -> CallRecord:
+        if self.ended is None:
+            raise RuntimeError("the call is still under way")
+        failed = outgoing is not None and self.ended is not EndReason.SUCCESS
+        return CallRecord(
             service=self.service,
             name=self.name,
             method=self.method,
             path=self.path,
-            attempts=tuple(self.attempts),
+            attempts=tuple([each.attempt() for each in self.attempts]),
             idempotency_key=None if outgoing is None else outgoing.idempotency_key,
             request_id=None if outgoing is None else outgoing.request_id,
-            ended=reason,
-            duration=now - self.began,
+            ended=self.ended,
+            duration=self.duration,
             _replay=outgoing.replay if outgoing is not None and failed else no_replay,
         )
-        return self.record
 
     def sentence(self, what: str, why: str | None = None) -> str:
         """``Billing: POST /deduct failed after 2 attempts: status 503``."""

@@ -11,6 +11,7 @@ from service_utils.events import (
     AttemptStarted,
     CallFinished,
     DeadLetterAdded,
+    FailureKind,
     Listener,
     RetryScheduled,
     notify,
@@ -46,17 +47,16 @@ class CallEvents:
         notify(self._listeners, event)
 
     def attempt_failed(self, call: Call, verdict: Verdict, number: int, duration: float) -> None:
-        """An attempt brought no usable answer; nothing is told when it did."""
-        if verdict.kind is None:
-            return
+        """An attempt brought no usable answer."""
+        kind = verdict.kind or FailureKind.STATUS
         event = AttemptFailed(
             **self._of(call),
             method=call.method,
             path=call.path,
             number=number,
             max_attempts=call.max_attempts,
-            kind=verdict.kind,
-            detail=verdict.detail or verdict.kind.value,
+            kind=kind,
+            detail=verdict.detail or kind.value,
             status=verdict.status,
             duration=duration,
         )
@@ -76,11 +76,9 @@ class CallEvents:
 
     def finished(self, call: Call, error: BaseException | None) -> None:
         """The call has ended; its record is complete."""
-        if call.record is None:
-            return
         event = CallFinished(
             **self._of(call),
-            record=call.record,
+            record=call.record(),
             outcome=call.outcome,
             max_attempts=call.max_attempts,
             error_type=None if error is None else type(error).__name__,

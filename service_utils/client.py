@@ -18,6 +18,7 @@ from service_utils.client_options import (
     RECOVERY_TIMEOUT,
     check_collaborators,
     check_flags,
+    check_seconds,
     check_timeout,
     checked_headers,
     pick_breaker,
@@ -31,8 +32,9 @@ from service_utils.config import ServiceConfig
 from service_utils.errors import ServiceError
 from service_utils.events import CircuitState, FailureKind, Listener
 from service_utils.http.classify import Verdict, classify_error, classify_response
-from service_utils.http.context import current_deadline
-from service_utils.http.outgoing import CallDefaults, Outgoing, build, checked_auth
+from service_utils.http.context import BoundContext, bound_context
+from service_utils.http.ordinary import CallDefaults, checked_auth
+from service_utils.http.outgoing import Outgoing, RequestMaker
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
 from service_utils.http.transport import SessionTransport, Transport
@@ -97,6 +99,9 @@ class ResilientServiceClient:
             services set are no longer kept in it.
         pool_maxsize: Idle connections kept for use again.
         max_response_bytes: The longest body, decoded.
+        idle_timeout: How long an unused connection is kept; None for ever.
+        max_connection_age: How old a connection may be when it is used again, so that new members behind a
+            load balancer get their share; None for any age.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -136,14 +141,15 @@ class ResilientServiceClient:
         session: requests.Session | None = None,
         pool_maxsize: int = 64,
         max_response_bytes: int = 64 * 2**20,
+        idle_timeout: float | None = 30.0,
+        max_connection_age: float | None = 300.0,
     ) -> None:
         refuse_later_options(store=store, bulkhead=bulkhead, rate_limit=rate_limit, probe=probe)
         check_flags(trust_env=trust_env, idempotency_keys=idempotency_keys, raise_for_status=raise_for_status)
         check_collaborators(session=session, registry=registry, dead_letters=dead_letters)
         require_count("pool_maxsize", pool_maxsize)
         require_count("max_response_bytes", max_response_bytes)
-        if deadline is not None:
-            require_seconds("deadline", deadline, zero=False)
+        check_seconds(deadline=deadline, idle_timeout=idle_timeout, max_connection_age=max_connection_age)
         self._base = BaseURL.parse(base_url)
         self.base_url = self._base.url
         self.name = pick_name(name, service_name)
@@ -161,7 +167,7 @@ class ResilientServiceClient:
         self._raise_for_status = raise_for_status
         self._budget = RetryBudget()
         self._counters = CallCounters()
-        self._defaults = CallDefaults(
+        defaults = CallDefaults(
             self._base,
             checked_headers(headers),
             checked_auth(auth) if auth is not None else self._base.userinfo,
@@ -186,7 +192,10 @@ class ResilientServiceClient:
             verify=verify,
             cert=cert,
             trust_env=trust_env,
+            idle_timeout=idle_timeout,
+            max_connection_age=max_connection_age,
         )
+        self._requests = RequestMaker(defaults, self._transport)
         self._registry = default_registry() if registry is None else registry
         self._registry.add(self)
 
@@ -294,12 +303,12 @@ class ResilientServiceClient:
             TypeError: An argument is unknown or of the wrong type.
             ValueError: The path leads elsewhere, or an argument is out of its range.
         """
-        began = self._clock.monotonic()
-        call = Call(self.service_name, self.name, str(method), label_of(path), began, self.retry)
+        call = self._new_call(method, path)
+        inbound = bound_context()
         try:
-            self._fix(call, timeout, deadline, retry)
-            call.outgoing = self._build(call, method, path, path_params, idempotency_key, kwargs)
-            return self._perform(call, call.outgoing)
+            self._fix(call, timeout, deadline, retry, inbound.deadline)
+            outgoing = self._build(call, inbound, path_params, idempotency_key, kwargs)
+            return self._perform(call, outgoing)
         except BaseException as error:
             self._leave_with(call, error)
             raise
@@ -321,9 +330,9 @@ class ResilientServiceClient:
         """
         if self._dead_letters is None:
             raise ValueError(f"{self.service_name}: enqueue() needs a client made with dead_letters=")
-        call = Call(self.service_name, self.name, method, path, self._clock.monotonic(), self.retry)
+        call = self._new_call(method, path)
         params, key = kwargs.pop("path_params", None), kwargs.pop("idempotency_key", None)
-        replay = self._build(call, method, path, params, key, kwargs).replay()
+        replay = self._build(call, bound_context(), params, key, kwargs).replay()
         if replay is None:
             raise ValueError(f"{method} {path}: only a write whose body can be read again can be enqueued")
         letter_id = self._dead_letters.add(
@@ -390,20 +399,31 @@ class ResilientServiceClient:
 
     # -- one call, step by step ---------------------------------------------------------------------
 
+    def _new_call(self, method: str, path: str) -> Call:
+        began = self._clock.monotonic()
+        return Call(self.service_name, self.name, method, path, began, self.retry, self.timeout)
+
     def _fix(
-        self, call: Call, timeout: Any, deadline: float | Deadline | None, retry: RetryPolicy | None
+        self,
+        call: Call,
+        timeout: Any,
+        deadline: float | Deadline | None,
+        retry: RetryPolicy | None,
+        inbound: Deadline | None,
     ) -> None:
         """Step 1, first half: what bounds the call."""
-        call.timeout = self.timeout if timeout is None else check_timeout(timeout)
+        if timeout is not None:
+            call.timeout = check_timeout(timeout)
         if retry is not None:
             if not isinstance(retry, RetryPolicy):
                 raise TypeError(f"retry={retry!r}: must be a RetryPolicy")
             call.policy = retry
         call.budget = self._budget_of(call.policy)
-        own = self._own_deadline(deadline)
-        inbound = current_deadline()
-        call.hasty = inbound is not None and (own is None or inbound.remaining() < own.remaining())
-        call.deadline = inbound if call.hasty else own
+        call.deadline = self._own_deadline(deadline)
+        if inbound is not None:
+            own = call.deadline
+            call.hasty = own is None or inbound.remaining() < own.remaining()
+            call.deadline = inbound if call.hasty else own
 
     def _own_deadline(self, given: float | Deadline | None) -> Deadline | None:
         if isinstance(given, Deadline):
@@ -421,24 +441,16 @@ class ResilientServiceClient:
     def _build(
         self,
         call: Call,
-        method: str,
-        path: str,
+        inbound: BoundContext,
         path_params: Mapping[str, object] | None,
         idempotency_key: str | None,
         arguments: dict[str, Any],
     ) -> Outgoing:
         """Step 1, second half: the request, with all that stays the same from attempt to attempt."""
-        outgoing = build(
-            self._defaults,
-            self._transport,
-            method,
-            path,
-            path_params=path_params,
-            idempotency_key=idempotency_key,
-            deadline=call.deadline,
-            arguments=arguments,
+        outgoing = self._requests.make(
+            call.method, call.path, path_params, idempotency_key, call.deadline, inbound, arguments
         )
-        call.method, call.path = outgoing.method, outgoing.label
+        call.outgoing, call.method, call.path = outgoing, outgoing.method, outgoing.label
         return outgoing
 
     def _perform(self, call: Call, outgoing: Outgoing) -> requests.Response:
@@ -473,7 +485,8 @@ class ResilientServiceClient:
     def _attempt(self, call: Call, outgoing: Outgoing, delay: float) -> Tried:
         """Step 5: token, send, whole body, classification."""
         number = len(call.attempts) + 1
-        self._events.attempt_started(call, number)
+        if call.told:
+            self._events.attempt_started(call, number)
         began = self._clock.monotonic()
         try:
             response = self._exchange(call, outgoing)
@@ -483,7 +496,8 @@ class ResilientServiceClient:
             tried = Tried(self._classify_response(call, outgoing, response), response=response)
         duration = self._clock.monotonic() - began
         call.note(tried, number, duration, delay)
-        self._events.attempt_failed(call, tried.verdict, number, duration)
+        if tried.verdict.kind is not None:
+            self._events.attempt_failed(call, tried.verdict, number, duration)
         return tried
 
     def _exchange(self, call: Call, outgoing: Outgoing) -> requests.Response:
@@ -519,7 +533,7 @@ class ResilientServiceClient:
             response,
             call.policy.retry_statuses,
             has_key=outgoing.idempotency_key is not None,
-            now=self._clock.now(),
+            clock=self._clock,
         )
 
     def _judge_error(self, call: Call, outgoing: Outgoing, raised: Exception) -> Tried:
@@ -568,28 +582,32 @@ class ResilientServiceClient:
         error = error_for(call, tried, raise_for_status=self._raise_for_status)
         if error is not None and reason is EndReason.SUCCESS:
             reason = EndReason.NOT_RETRYABLE
-        record = call.end(reason, self._clock.monotonic())
+        call.end(reason, self._clock.monotonic())
         failed = call.outcome is Outcome.FAILURE
         if call.attempts:
             why = call.sentence("failed") if failed else None
             self._counters.finished(call.outcome, call.durations(), why)
         else:
             self._counters.rejected()
-        self._events.finished(call, error)
+        if call.told or reason is not EndReason.SUCCESS:
+            self._events.finished(call, error)
         if error is None:
             response = cast(requests.Response, tried.response)
-            attach_call(response, record)
+            attach_call(response, call)
             return response
-        attach_call(error, record)
+        attach_call(error, call)
         if error is tried.error:
             raise error
         raise error from tried.error
 
     def _leave_with(self, call: Call, error: BaseException) -> None:
         """An exception leaves the client: see that it carries the call's record and is counted once."""
-        if call.record is not None:
+        if call.ended is not None:
             return
-        attach_call(error, call.end(reason_for_leaving(call, error), self._clock.monotonic()))
+        if call.outgoing is None:  # whatever was given in place of method and path
+            call.method, call.path = str(call.method), label_of(call.path)
+        call.end(reason_for_leaving(call, error), self._clock.monotonic())
+        attach_call(error, call)
         if isinstance(error, ServiceError):
             self._counters.rejected()
         elif call.attempts:

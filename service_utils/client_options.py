@@ -27,6 +27,7 @@ __all__ = [
     "RECOVERY_TIMEOUT",
     "check_collaborators",
     "check_flags",
+    "check_seconds",
     "check_timeout",
     "checked_headers",
     "pick_breaker",
@@ -200,6 +201,18 @@ def check_flags(**flags: Any) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name}={value!r}: must be True or False")
+
+
+def check_seconds(**limits: Any) -> None:
+    """Require each to be a number of seconds above 0, or None for no limit.
+
+    Raises:
+        TypeError: One of them is neither.
+        ValueError: One of them is not finite, or not above 0.
+    """
+    for name, value in limits.items():
+        if value is not None:
+            require_seconds(name, value, zero=False)
 
 
 def check_collaborators(*, session: Any, registry: Any, dead_letters: Any) -> None:

@@ -25,13 +25,13 @@ import socket
 import ssl
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
-from datetime import datetime
 
 import requests
 from requests import exceptions as rex
 from urllib3 import exceptions as uex
 
 from service_utils.calls import Outcome
+from service_utils.clock import Clock
 from service_utils.errors import ResponseTooLarge, ServiceError, is_caller_error
 from service_utils.events import FailureKind
 from service_utils.http.retry_after import parse_retry_after
@@ -73,7 +73,7 @@ _OK = {status: Verdict(Outcome.SUCCESS, status=status) for status in range(100, 
 
 
 def classify_response(
-    response: requests.Response, retry_statuses: Set[int], *, has_key: bool, now: datetime
+    response: requests.Response, retry_statuses: Set[int], *, has_key: bool, clock: Clock
 ) -> Verdict:
     """The verdict on a complete response.
 
@@ -81,12 +81,12 @@ def classify_response(
         response: The response.
         retry_statuses: The statuses that count as transient failures.
         has_key: Whether the request carried an idempotency key.
-        now: The time of day, for a Retry-After that is a date.
+        clock: Tells the time of day, for a Retry-After that is a date.
     """
     status = response.status_code
     if status < 400:
         return _OK.get(status) or Verdict(Outcome.SUCCESS, status=status)
-    retry_after = parse_retry_after(response.headers.get("Retry-After"), now)
+    retry_after = parse_retry_after(response.headers.get("Retry-After"), clock.now())
     if status >= 500 or status in _OVERLOADED or status in retry_statuses:
         return Verdict(
             Outcome.FAILURE,

@@ -24,6 +24,7 @@ __all__ = [
     "ContextThreadPoolExecutor",
     "ContextToken",
     "bind_context",
+    "bound_context",
     "current_deadline",
     "current_request_id",
     "current_trace",
@@ -111,6 +112,11 @@ def unbind_context(token: ContextToken) -> None:
     except ValueError:
         # contextvars says so when the token is of another context.
         return
+
+
+def bound_context() -> BoundContext:
+    """All that is bound at this moment."""
+    return _bound.get()
 
 
 def current_request_id() -> str | None:

@@ -7,7 +7,10 @@ from typing import Any
 
 from requests.exceptions import InvalidHeader
 
-__all__ = ["check_header"]
+__all__ = ["REQUEST_ID_HEADER", "TIME_LEFT_HEADER", "check_header"]
+
+REQUEST_ID_HEADER = "X-Request-ID"
+TIME_LEFT_HEADER = "X-Request-Timeout-Ms"
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _BROKEN = re.compile(r"\s.*|.*[\r\n\0].*", re.DOTALL)

@@ -2,104 +2,49 @@
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import requests
-from requests.structures import CaseInsensitiveDict
 
 from service_utils.calls import Replay
-from service_utils.http.body import CallerBody, CallerCode, replayable_bytes
-from service_utils.http.context import current_request_id, current_trace, new_request_id
-from service_utils.http.headers import check_header
-from service_utils.http.idempotency import IDEMPOTENCY_HEADER, KEYED_METHODS, checked_key, new_key
-from service_utils.http.tokens import INTERNAL_TOKEN_HEADER
-from service_utils.http.transport import SendOptions, Transport, checked_cert, checked_verify
-from service_utils.http.urls import BaseURL, fill_path, label_of
+from service_utils.http.body import CallerCode
+from service_utils.http.context import BoundContext
+from service_utils.http.options import SendOptions
+from service_utils.http.ordinary import CallDefaults, build
+from service_utils.http.plain import PlainCalls
+from service_utils.http.transport import Transport
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["REQUEST_ID_HEADER", "TIME_LEFT_HEADER", "CallDefaults", "Outgoing", "build", "checked_auth"]
-
-REQUEST_ID_HEADER = "X-Request-ID"
-TIME_LEFT_HEADER = "X-Request-Timeout-Ms"
-
-_REQUEST_ARGUMENTS = frozenset({"params", "data", "json", "headers", "cookies", "files", "auth", "hooks"})
-_SEND_ARGUMENTS = frozenset({"stream", "allow_redirects", "proxies", "verify", "cert"})
-_MAPPINGS = frozenset({"path_params", "headers", "hooks", "proxies"})
-_READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-_SECRET_WORDS = (
-    "auth",
-    "token",
-    "secret",
-    "cookie",
-    "password",
-    "api-key",
-    "apikey",
-    "credential",
-    "session",
-    "key",
-    "pass",
-    "pwd",
-    "signature",
-    "jwt",
-)
-_SECRET_VALUE = re.compile(r"\s*(basic|bearer|digest|negotiate|token)\s", re.IGNORECASE)
-_PER_SEND_HEADERS = frozenset({"content-length", "host", "connection", TIME_LEFT_HEADER.lower()})
-_OF_THE_BODY = frozenset({"content-type", "content-encoding"})
-_MAX_REPLAY_BYTES = 10 * 2**20
+__all__ = ["Outgoing", "RequestMaker"]
 
 
-@dataclass(frozen=True, slots=True)
-class CallDefaults:
-    """What a client adds to every call.
-
-    Attributes:
-        base: The service's address.
-        headers: Headers of every request.
-        auth: As ``requests`` takes it.
-        idempotency_keys: Whether POST and PATCH get a key of their own accord.
-    """
-
-    base: BaseURL
-    headers: Mapping[str, str] = field(repr=False)
-    auth: Any = field(repr=False)
-    idempotency_keys: bool
-
-
-@dataclass(slots=True)
-class Outgoing:
-    """A prepared call.
+class Outgoing(Protocol):
+    """A call that is ready to be sent.
 
     Attributes:
         method: Upper case.
         label: The path as the caller gave it, without its query: for logs and metrics.
         idempotency_key: What all attempts carry, or None.
         request_id: What all attempts carry.
-        prepared: The request without credentials of a token provider.
         options: How it is sent.
-        code: Notes exceptions of the caller's own functions and bodies.
-        fixed: Names, in lower case, of the headers that the caller set: a token provider leaves them alone.
+        code: Notes exceptions of the caller's own functions and bodies. For reading only.
     """
 
     method: str
     label: str
     idempotency_key: str | None
     request_id: str
-    prepared: requests.PreparedRequest
     options: SendOptions
-    code: CallerCode
-    fixed: frozenset[str]
-    _base_path: str
-    _sent: int = field(default=0)
+
+    @property
+    def code(self) -> CallerCode:
+        """See above."""
+        ...
 
     def replayable(self) -> bool:
         """Whether the body can be sent once more."""
-        body: Any = self.prepared.body
-        return not isinstance(body, CallerBody) or body.replayable()
+        ...
 
     def next_request(
         self, credentials: Mapping[str, str], time_left: float | None
@@ -113,176 +58,63 @@ class Outgoing:
         Raises:
             requests.exceptions.UnrewindableBodyError: The body was sent before and cannot be sent again.
         """
-        body: Any = self.prepared.body
-        if self._sent and isinstance(body, CallerBody) and not body.rewind():
-            raise requests.exceptions.UnrewindableBodyError(
-                f"{self.method} {self.label}: the body cannot be rewound"
-            )
-        self._sent += 1
-        request = self.prepared.copy()
-        for name, value in credentials.items():
-            if name.lower() not in self.fixed:
-                request.headers[name] = value
-        if time_left is not None and TIME_LEFT_HEADER.lower() not in self.fixed:
-            request.headers[TIME_LEFT_HEADER] = str(max(int(time_left * 1000), 0))
-        return request
+        ...
 
     def replay(self) -> Replay | None:
         """What a dead letter needs to send this call again; None for reads and bodies that are gone."""
-        if self.method in _READING_METHODS:
-            return None
-        body = replayable_bytes(self.prepared.body, _MAX_REPLAY_BYTES)
-        if body is None and self.prepared.body is not None:
-            return None
-        path = self.prepared.path_url.removeprefix(self._base_path)
-        # Not those that an auth= has added: whatever their names, they are credentials.
-        named = self.fixed | _OF_THE_BODY
-        headers = {
-            name: value
-            for name, value in self.prepared.headers.items()
-            if name.lower() in named and _may_be_kept(name, value)
-        }
-        return Replay(
-            self.method, path if path.startswith("/") else "/" + path, body, headers, self.idempotency_key
-        )
+        ...
 
 
-def build(
-    defaults: CallDefaults,
-    transport: Transport,
-    method: str,
-    path: str,
-    *,
-    path_params: Mapping[str, object] | None,
-    idempotency_key: str | None,
-    deadline: Deadline | None,
-    arguments: dict[str, Any],
-) -> Outgoing:
-    """Check a call's arguments and prepare its request.
+class RequestMaker:
+    """Makes the requests of one client's calls: plain ones of parts prepared before, others from the ground.
 
-    Raises:
-        TypeError: An argument is unknown or of the wrong type.
-        ValueError: The path, a header or the body cannot be sent; see also :meth:`BaseURL.join`.
+    Args:
+        defaults: What the client adds to every call.
+        transport: Prepares what is not plain.
     """
-    _check_arguments({"path_params": path_params, **arguments})
-    if not isinstance(method, str) or not method.isalpha():
-        raise ValueError(f"method={method!r}: must be an HTTP method such as GET")
-    method = method.upper()
-    url = defaults.base.join(path if path_params is None else fill_path(path, path_params))
-    headers = _merged(defaults.headers, arguments.get("headers"))
-    key = _key_for(defaults, method, headers, idempotency_key)
-    request_id = _request_id_for(headers)
-    code = CallerCode()
-    prepared = transport.prepare(
-        requests.Request(
+
+    __slots__ = ("_defaults", "_plain", "_transport")
+
+    def __init__(self, defaults: CallDefaults, transport: Transport) -> None:
+        self._defaults = defaults
+        self._transport = transport
+        self._plain: PlainCalls | None = None
+        session_headers = getattr(transport, "default_headers", None)
+        if defaults.auth is None and session_headers is not None:
+            self._plain = PlainCalls(
+                defaults.base, defaults.headers, session_headers, idempotency_keys=defaults.idempotency_keys
+            )
+
+    def make(
+        self,
+        method: str,
+        path: str,
+        path_params: Mapping[str, object] | None,
+        idempotency_key: str | None,
+        deadline: Deadline | None,
+        inbound: BoundContext,
+        arguments: Mapping[str, Any],
+    ) -> Outgoing:
+        """Check a call's arguments and prepare its request.
+
+        Raises:
+            TypeError: An argument is unknown or of the wrong type.
+            ValueError: The path, a header or the body cannot be sent; see also :meth:`BaseURL.join`.
+        """
+        if self._plain is not None:
+            plain = self._plain.build(
+                method, path, path_params, idempotency_key, deadline, inbound, arguments
+            )
+            if plain is not None:
+                return plain
+        return build(
+            self._defaults,
+            self._transport,
             method,
-            url,
-            headers=headers,
-            data=_data(arguments.get("data")),
-            **{name: arguments.get(name) for name in ("params", "json", "files", "cookies")},
-            auth=checked_auth(arguments.get("auth")) or defaults.auth,
-            hooks=_noted_hooks(arguments.get("hooks"), code),
+            path,
+            path_params=path_params,
+            idempotency_key=idempotency_key,
+            deadline=deadline,
+            inbound=inbound,
+            arguments=arguments,
         )
-    )
-    if not defaults.base.contains(str(prepared.url)):
-        raise ValueError(f"path={label_of(path)!r}: leads to another origin than {defaults.base.url}")
-    body: Any = prepared.body
-    if body is not None and not isinstance(body, str | bytes | bytearray):
-        prepared.body = CallerBody(body, code)  # type: ignore[assignment]
-    return Outgoing(
-        method=method,
-        label=label_of(path),
-        idempotency_key=key,
-        request_id=request_id,
-        prepared=prepared,
-        options=_options(method, arguments, deadline),
-        code=code,
-        fixed=frozenset(name.lower() for name in headers),
-        _base_path=urlsplit(defaults.base.url).path,
-    )
-
-
-def _check_arguments(arguments: Mapping[str, Any]) -> None:
-    if unknown := arguments.keys() - _REQUEST_ARGUMENTS - _SEND_ARGUMENTS - {"path_params"}:
-        raise TypeError(f"request() got an unexpected keyword argument {min(unknown)!r}")
-    for name, given in arguments.items():
-        if name in _MAPPINGS and given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{name}: must be a mapping, not of type {type(given).__name__}")
-
-
-def checked_auth(auth: Any) -> Any:
-    """``auth=`` as ``requests`` takes it: a callable, or user and password.
-
-    Raises:
-        TypeError: It is neither. The error does not show it.
-    """
-    pair = isinstance(auth, tuple | list) and len(auth) == 2
-    if auth is None or pair or callable(auth):
-        return auth
-    raise TypeError(f"auth of type {type(auth).__name__}: must be (user, password) or a callable")
-
-
-def _data(data: Any) -> Any:
-    if isinstance(data, memoryview):
-        return bytes(data)  # requests would send it, but could not send it again
-    # requests takes the length of a StringIO in characters and then sends its bytes.
-    return data.read().encode() if isinstance(data, io.StringIO) else data
-
-
-def _merged(defaults: Mapping[str, str], given: Mapping[str, str | None] | None) -> CaseInsensitiveDict[Any]:
-    """The client's headers under those of the call; a value of None takes one away."""
-    merged: CaseInsensitiveDict[Any] = CaseInsensitiveDict(defaults)
-    for name, value in (given or {}).items():
-        check_header(name, "" if value is None else value)
-        merged[name] = value
-    return merged
-
-
-def _key_for(
-    defaults: CallDefaults, method: str, headers: CaseInsensitiveDict[Any], given: str | None
-) -> str | None:
-    key = given if given is not None else headers.get(IDEMPOTENCY_HEADER)
-    if key is None and defaults.idempotency_keys and method in KEYED_METHODS:
-        key = new_key()
-    if key is not None:
-        headers[IDEMPOTENCY_HEADER] = checked_key(key)
-    return key
-
-
-def _request_id_for(headers: CaseInsensitiveDict[Any]) -> str:
-    request_id = headers.get(REQUEST_ID_HEADER) or current_request_id() or new_request_id()
-    headers[REQUEST_ID_HEADER] = request_id
-    for name, value in current_trace().items():
-        headers.setdefault(name, value)
-    return str(request_id)
-
-
-def _noted_hooks(hooks: Mapping[str, Any] | None, code: CallerCode) -> dict[str, Any] | None:
-    if not hooks:
-        return None
-    noted = {}
-    for event, given in hooks.items():
-        several: Iterable[Any] = given if isinstance(given, list | tuple) else (given,)
-        noted[event] = [code.wrap_hook(hook) for hook in several]
-    return noted
-
-
-def _options(method: str, arguments: Mapping[str, Any], deadline: Deadline | None) -> SendOptions:
-    return SendOptions(
-        stream=bool(arguments.get("stream")),
-        allow_redirects=bool(arguments.get("allow_redirects", method != "HEAD")),
-        proxies=arguments.get("proxies"),
-        verify=checked_verify(arguments.get("verify")),
-        cert=checked_cert(arguments.get("cert")),
-        deadline=deadline,
-    )
-
-
-def _may_be_kept(header: str, value: str | bytes) -> bool:
-    name = header.lower()
-    if name == IDEMPOTENCY_HEADER.lower():
-        return True
-    if name in _PER_SEND_HEADERS or name == INTERNAL_TOKEN_HEADER.lower():
-        return False
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    return not any(word in name for word in _SECRET_WORDS) and not _SECRET_VALUE.match(text)

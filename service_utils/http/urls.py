@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import requests
 
-__all__ = ["BaseURL", "Origin", "fill_path", "label_of", "origin_of"]
+__all__ = ["BaseURL", "Origin", "fill_path", "label_of", "origin_of", "places_of", "segment"]
 
 Origin = tuple[str, str, int]
 
@@ -157,10 +157,21 @@ def fill_path(template: str, params: Mapping[str, object]) -> str:
         raise ValueError(f"path_params: {template!r} needs a value for {', '.join(sorted(missing))}")
     if unknown := params.keys() - names:
         raise ValueError(f"path_params: {template!r} has no place for {', '.join(sorted(map(str, unknown)))}")
-    return _PARAMETER.sub(lambda place: _segment(place[1], params[place[1]]), template)
+    return _PARAMETER.sub(lambda place: segment(place[1], params[place[1]]), template)
 
 
-def _segment(name: str, value: object) -> str:
+def places_of(template: str) -> list[str]:
+    """A path taken apart at its ``{name}`` places: text, name, text, name … text."""
+    return _PARAMETER.split(template)
+
+
+def segment(name: str, value: object) -> str:
+    """A value quoted as one segment of a path.
+
+    Raises:
+        TypeError: It is neither text nor a number.
+        ValueError: It cannot be a segment.
+    """
     if value is None or isinstance(value, bool | bytes | bytearray | list | tuple | set | dict):
         raise TypeError(f"path_params: {name}={value!r}: must be a string or a number")
     text = str(value)
