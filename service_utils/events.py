@@ -4,6 +4,15 @@ Clients, breakers and fallbacks tell their story in the frozen dataclasses below
 traces are listeners: any callable that takes one event. A listener runs in the thread in which the thing
 happened, never under a lock, and its bugs stop with it: an ``Exception`` out of a listener is logged and
 changes nothing.
+
+What nobody wants is not even made. A listener may say so by either of two methods, which must be quick; one
+without them is told everything:
+
+``wants_routine() -> bool``
+    Whether it wants to hear of calls that go well. Asked at each call.
+``hush(who, generation, at) -> Hush | None``
+    Asked before a :class:`CircuitRejected` is made, with the pair of its ``service`` and ``name``: None to be
+    told, or a :class:`Hush` in which such rejections are counted for a while instead.
 """
 
 from __future__ import annotations
@@ -13,9 +22,10 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from service_utils.calls import CallRecord, Outcome
+from service_utils.forks import in_child
 
 __all__ = [
     "AttemptFailed",
@@ -28,9 +38,13 @@ __all__ = [
     "Event",
     "FailureKind",
     "FallbackUsed",
+    "Hush",
     "Listener",
     "RetryScheduled",
+    "count_hushed",
     "notify",
+    "notify_rejection",
+    "routine_wanted",
     "subscribe",
 ]
 
@@ -174,6 +188,23 @@ class Listener(Protocol):
         ...
 
 
+class Hush:
+    """How long a listener wants to know no more of the rejections of one circuit than their number.
+
+    Attributes:
+        until: When its patience is over, in seconds on the clock of whoever tells it.
+        unsaid: The number so far; whoever reads it sets it to 0 in the same breath.
+        subscribers: Who listened when it was last asked for.
+    """
+
+    __slots__ = ("subscribers", "unsaid", "until")
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+        self.unsaid = 0
+        self.subscribers: object = None
+
+
 # By subscription. Replaced, never changed, so that telling an event needs no lock.
 _subscribers: dict[object, Listener] = {}
 _subscribing = threading.RLock()
@@ -203,13 +234,137 @@ def subscribe(listener: Listener) -> Callable[[], None]:
     return unsubscribe
 
 
+def _unlock() -> None:
+    global _subscribing
+    _subscribing = threading.RLock()
+
+
+in_child(_unlock)
+
+
+_AskHush: TypeAlias = Callable[[tuple[str, str], int, float], Hush | None]
+
+
+def _with_question(listeners: Iterable[Listener]) -> tuple[tuple[Listener, _AskHush | None], ...]:
+    return tuple((each, getattr(each, "hush", None)) for each in listeners)
+
+
+class _Audience:
+    """The listeners of the process as those who tell something need them."""
+
+    __slots__ = ("listeners", "rejections", "routine", "subscribers")
+
+    def __init__(self, subscribers: dict[object, Listener]) -> None:
+        self.subscribers = subscribers
+        self.listeners = tuple(subscribers.values())
+        self.routine: tuple[Callable[[], bool] | None, ...] = tuple(
+            getattr(each, "wants_routine", None) for each in self.listeners
+        )
+        self.rejections = _with_question(self.listeners)
+
+
+_audience = _Audience(_subscribers)
+
+
+def _new_audience() -> _Audience:
+    """Made when somebody has come or gone since the last one was."""
+    global _audience
+    _audience = audience = _Audience(_subscribers)
+    return audience
+
+
 def notify(listeners: Iterable[Listener], event: Event) -> None:
     """Tell an event to the given listeners, then to those of the whole process; none can break the caller."""
-    for listener in (*listeners, *_subscribers.values()):
-        try:
-            listener(event)
-        except Exception as error:
-            _report(listener, event, error)
+    audience = _audience if _audience.subscribers is _subscribers else _new_audience()
+    for listener in (*listeners, *audience.listeners):
+        _tell(listener, event)
+
+
+def routine_wanted(listeners: Iterable[Listener]) -> bool:
+    """Whether anybody wants the events of a call that goes well: the given listeners or the process's.
+
+    Where nobody does, :class:`AttemptStarted` and the :class:`CallFinished` of a success need not be made.
+    """
+    audience = _audience if _audience.subscribers is _subscribers else _new_audience()
+    try:
+        for listener in listeners:
+            wants = getattr(listener, "wants_routine", None)
+            if wants is None or wants():
+                return True
+        for wants in audience.routine:
+            if wants is None or wants():
+                return True
+    except Exception:
+        return True  # one that cannot say is told, and its bug shows there
+    return False
+
+
+def notify_rejection(
+    listeners: Iterable[Listener],
+    who: tuple[str, str],
+    generation: int,
+    at: float,
+    state: CircuitState,
+    cooldown: float,
+) -> Hush | None:
+    """Tell a :class:`CircuitRejected` as :func:`notify` does, but make it only if somebody wants it.
+
+    Args:
+        listeners: Told before the listeners of the process.
+        who: ``service`` and ``name`` of the event.
+        generation: See :class:`CircuitRejected`.
+        at: See :class:`Event`.
+        state: See :class:`CircuitRejected`.
+        cooldown: Its ``cooldown_remaining``.
+
+    Returns:
+        Where the only one to be told is a listener that hushes: its hush. The next rejections of this
+        generation may be told by :func:`count_hushed` alone.
+    """
+    audience = _audience if _audience.subscribers is _subscribers else _new_audience()
+    asked = audience.rejections
+    if listeners:
+        asked = (*_with_question(listeners), *asked)
+    event = hush = None
+    for listener, ask in asked:
+        hush = None if ask is None else _hush(ask, who, generation, at)
+        if hush is not None:
+            hush.unsaid += 1  # no call in between: no other thread comes between reading and writing
+            hush.subscribers = audience.subscribers
+            continue
+        if event is None:
+            event = CircuitRejected(
+                service=who[0],
+                name=who[1],
+                at=at,
+                state=state,
+                cooldown_remaining=cooldown,
+                generation=generation,
+            )
+        _tell(listener, event)
+    return hush if len(asked) == 1 else None
+
+
+def _hush(ask: _AskHush, who: tuple[str, str], generation: int, at: float) -> Hush | None:
+    try:
+        return ask(who, generation, at)
+    except Exception:
+        return None  # as in routine_wanted
+
+
+def count_hushed(hush: Hush | None, at: float) -> bool:
+    """Tell a rejection to the listener of whom :func:`notify_rejection` got this; whether that was all."""
+    if hush is None or at >= hush.until or hush.subscribers is not _subscribers:
+        return False
+    hush.unsaid += 1
+    return True
+
+
+def _tell(listener: Listener, event: Event) -> None:
+    try:
+        listener(event)
+    except Exception as error:
+        _report(listener, event, error)
 
 
 def _report(listener: Listener, event: Event, error: Exception) -> None:

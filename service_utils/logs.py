@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from service_utils.calls import EndReason
@@ -20,8 +19,10 @@ from service_utils.events import (
     Event,
     FailureKind,
     FallbackUsed,
+    Hush,
     RetryScheduled,
 )
+from service_utils.forks import guard
 
 __all__ = ["LoggingListener", "seconds_in_words"]
 
@@ -33,18 +34,23 @@ def seconds_in_words(seconds: float) -> str:
     return f"{seconds:.0f}s" if seconds == int(seconds) else f"{seconds:.2f}s"
 
 
-@dataclass(slots=True)
-class _Rejections:
-    generation: int
-    logged_at: float
-    unsaid: int = 0
+class _Rejections(Hush):
+    """Those of one open spell since its last line."""
+
+    __slots__ = ("generation", "since")
+
+    def __init__(self, generation: int, since: float) -> None:
+        super().__init__(since + _REPEAT_EVERY)
+        self.generation = generation
+        self.since = since
 
 
 class LoggingListener:
     """Writes one line per event; the fields of the event travel in ``extra`` for structured logs.
 
     Rejected requests are told when they begin, and then at most once a second with the number left out, lest
-    an outage under load becomes an outage of the disk. May be called from any thread.
+    an outage under load becomes an outage of the disk. May be called from any thread. A forked child has no
+    rejections left to tell.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -63,6 +69,22 @@ class LoggingListener:
             FallbackUsed: self._fallback_used,
             DeadLetterAdded: self._dead_letter_added,
         }
+        guard(self)
+
+    def wants_routine(self) -> bool:
+        """Whether lines about calls that go well would be written."""
+        return self._logger.isEnabledFor(logging.DEBUG)
+
+    def hush(self, who: tuple[str, str], generation: int, at: float) -> Hush | None:
+        """Where rejections are counted as long as it is too early for another line about them."""
+        seen = self._rejections.get(who)
+        if seen is None or seen.generation != generation:
+            return None
+        return seen if seen.since <= at < seen.until else None
+
+    def _renew_in_child(self) -> None:
+        for seen in self._rejections.values():
+            seen.unsaid = 0
 
     def __call__(self, event: Event) -> None:
         """Write the event's line, if it has one and its level is on."""
@@ -150,16 +172,18 @@ class LoggingListener:
 
     def _count_rejection(self, event: CircuitRejected) -> int | None:
         """How many rejections went untold since the last line, or None when this one shall go untold too."""
-        key = (event.service, event.name)
+        who, at = (event.service, event.name), event.at
         with self._lock:
-            seen = self._rejections.get(key)
-            if seen is None or seen.generation != event.generation:
-                self._rejections[key] = _Rejections(event.generation, event.at)
-                return 0
-            if 0 <= event.at - seen.logged_at < _REPEAT_EVERY:
-                seen.unsaid += 1
+            hush = self.hush(who, event.generation, at)
+            if hush is not None:
+                hush.unsaid += 1
                 return None
-            unsaid, seen.unsaid, seen.logged_at = seen.unsaid, 0, event.at
+            seen = self._rejections.get(who)
+            if seen is None or seen.generation != event.generation:
+                self._rejections[who] = _Rejections(event.generation, at)
+                return 0
+            seen.since, seen.until = at, at + _REPEAT_EVERY
+            unsaid, seen.unsaid = seen.unsaid, 0
             return unsaid
 
     def _fallback_used(self, event: FallbackUsed) -> None:

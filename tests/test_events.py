@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -11,7 +12,20 @@ import pytest
 
 from service_utils import events
 from service_utils.calls import CallRecord, EndReason, Outcome
-from service_utils.events import CircuitState, Event, FailureKind, notify, subscribe
+from service_utils.events import (
+    CircuitRejected,
+    CircuitState,
+    Event,
+    FailureKind,
+    Hush,
+    count_hushed,
+    notify,
+    notify_rejection,
+    routine_wanted,
+    subscribe,
+)
+from tests.forked import in_child
+from tests.side_by_side import in_thread, together
 
 EVENT = Event(service="Chroma Server", name="chroma", at=1.0)
 
@@ -140,6 +154,176 @@ def test_a_listener_may_end_its_own_subscription(subscribed: Subscribe) -> None:
     notify([], EVENT)
     notify([], EVENT)
     assert told == [EVENT]
+
+
+class Choosy:
+    """Says what it wants, and keeps what it is told."""
+
+    def __init__(self, *, routine: bool = False, hush: Hush | None = None) -> None:
+        self.told: list[Event] = []
+        self._routine = routine
+        self._hush = hush
+
+    def __call__(self, event: Event) -> None:
+        self.told.append(event)
+
+    def wants_routine(self) -> bool:
+        return self._routine
+
+    def hush(self, who: tuple[str, str], generation: int, at: float) -> Hush | None:
+        return self._hush
+
+
+class Unsure(Choosy):
+    """Has a bug where it should say what it wants."""
+
+    def wants_routine(self) -> bool:
+        raise LookupError("no such level")
+
+    def hush(self, who: tuple[str, str], generation: int, at: float) -> Hush | None:
+        raise LookupError("no such count")
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in which nobody has subscribed, not even the log."""
+    monkeypatch.setattr(events, "_subscribers", {})
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize(
+    ("listeners", "wanted"),
+    [
+        ([], False),
+        ([lambda event: None], True),
+        ([Choosy()], False),
+        ([Choosy(), Choosy(routine=True)], True),
+        ([Choosy(), lambda event: None], True),
+        ([Unsure()], True),
+    ],
+)
+def test_who_wants_to_hear_of_calls_that_go_well(
+    listeners: list[events.Listener], wanted: bool, subscribed: Subscribe
+) -> None:
+    """Everybody does who does not say otherwise, be it a client's listener or a subscriber."""
+    assert routine_wanted(listeners) is wanted
+    for listener in listeners:
+        subscribed(listener)
+    assert routine_wanted(()) is wanted
+
+
+@pytest.mark.usefixtures("nobody")
+def test_what_is_wanted_changes_with_who_listens(subscribed: Subscribe) -> None:
+    """Those who come are heard at once, and those who leave no more."""
+    answers = [routine_wanted(())]
+    end = subscribed(lambda event: None)
+    answers.append(routine_wanted(()))
+    end()
+    answers.append(routine_wanted(()))
+    assert answers == [False, True, False]
+
+
+def reject(listeners: tuple[events.Listener, ...] = (), at: float = 2.0) -> Hush | None:
+    return notify_rejection(listeners, ("Chroma Server", "chroma"), 3, at, CircuitState.OPEN, 7.5)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_rejection_is_told(subscribed: Subscribe) -> None:
+    """Listeners hear of a rejection first, then the subscribers, all of them the same event."""
+    told: list[tuple[str, Event]] = []
+    subscribed(lambda event: told.append(("process", event)))
+    reject((lambda event: told.append(("client", event)),))
+
+    assert [who for who, _ in told] == ["client", "process"]
+    assert told[0][1] is told[1][1]
+    assert told[0][1] == CircuitRejected(
+        service="Chroma Server",
+        name="chroma",
+        at=2.0,
+        state=CircuitState.OPEN,
+        cooldown_remaining=7.5,
+        generation=3,
+    )
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_hushed_rejection_is_not_even_made(subscribed: Subscribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all listeners only count for now, there is no event."""
+    monkeypatch.delattr(events, "CircuitRejected")
+    hushes = [Hush(9.0), Hush(9.0)]
+    subscribed(Choosy(hush=hushes[0]))
+    reject((Choosy(hush=hushes[1]),))
+    assert [hush.unsaid for hush in hushes] == [1, 1]
+
+
+@pytest.mark.usefixtures("nobody")
+def test_one_hush_silences_nobody_else(subscribed: Subscribe) -> None:
+    """Others are told each rejection, whoever counts."""
+    plain: list[Event] = []
+    counting, telling = Choosy(hush=Hush(9.0)), Choosy()
+    for listener in (plain.append, counting, telling):
+        subscribed(listener)
+
+    assert reject() is None
+    assert reject() is None
+
+    assert (len(plain), len(counting.told), len(telling.told)) == (2, 0, 2)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_listener_that_cannot_say_is_told(subscribed: Subscribe) -> None:
+    """A bug in what a listener says of itself keeps nothing from it, or from others."""
+    unsure, other = Unsure(), Choosy()
+    subscribed(unsure)
+    assert reject((other,)) is None
+    assert (len(unsure.told), len(other.told)) == (1, 1)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_hush_is_counted_without_asking(subscribed: Subscribe) -> None:
+    """The hush of one that listens alone is good until its time, and until somebody else comes."""
+    hush = Hush(9.0)
+    subscribed(Choosy(hush=hush))
+    assert reject() is hush
+
+    assert count_hushed(hush, 8.9)
+    assert not count_hushed(hush, 9.0)
+    assert not count_hushed(None, 8.9)
+    subscribed(lambda event: None)
+    assert not count_hushed(hush, 8.9)
+    assert hush.unsaid == 2
+
+
+@pytest.mark.usefixtures("nobody")
+def test_hushed_rejections_of_many_threads(subscribed: Subscribe) -> None:
+    """However many threads count at once, none is lost, those included that somebody reads meanwhile."""
+    hush = Hush(9.0)
+    subscribed(Choosy(hush=hush))
+    reject()
+
+    def count(index: int) -> int:
+        read = 0
+        for _ in range(2000):
+            if index:
+                assert count_hushed(hush, 2.0)
+            else:
+                some, hush.unsaid = hush.unsaid, 0
+                read += some
+        return read
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        read = together(8, count)
+    finally:
+        sys.setswitchinterval(before)
+    assert sum(read) + hush.unsaid == 1 + 7 * 2000
+
+
+def test_subscribing_in_a_forked_child() -> None:
+    """A child can subscribe, even if another thread was just doing so when it was forked."""
+    with events._subscribing:
+        assert in_child(lambda: in_thread(lambda: subscribe(lambda event: None)))
 
 
 def test_only_callables_can_subscribe() -> None:

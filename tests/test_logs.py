@@ -23,6 +23,8 @@ from service_utils.events import (
     RetryScheduled,
 )
 from service_utils.logs import LoggingListener, seconds_in_words
+from tests.forked import in_child
+from tests.side_by_side import in_thread
 
 WHO: dict[str, Any] = {"service": "Chroma Server", "name": "chroma", "at": 1.0}
 ATTEMPT: dict[str, Any] = {**WHO, "method": "GET", "path": "/query", "number": 1, "max_attempts": 3}
@@ -347,3 +349,69 @@ def test_threads_count_together(log: pytest.LogCaptureFixture) -> None:
         thread.join(10)
     listener(rejected(at=6.0))
     assert lines(log) == ["", " (1599 more)"]
+
+
+@pytest.mark.parametrize(("level", "wanted"), [("DEBUG", True), ("INFO", False), ("WARNING", False)])
+def test_calls_that_go_well_are_wanted_at_debug_only(
+    caplog: pytest.LogCaptureFixture, level: str, wanted: bool
+) -> None:
+    """As long as their lines would not be written, nobody needs to make such events."""
+    caplog.set_level(level, "service_utils")
+    assert LoggingListener().wants_routine() is wanted
+
+
+WHOSE = ("Chroma Server", "chroma")
+
+
+def test_rejections_counted_before_they_are_made(log: pytest.LogCaptureFixture) -> None:
+    """For a second after a line about rejections the log wants no more than their number."""
+    listener = LoggingListener()
+    assert listener.hush(WHOSE, 2, 5.0) is None
+    listener(rejected(at=5.0))
+    for tenth in range(10):
+        hush = listener.hush(WHOSE, 2, 5.0 + tenth / 10)
+        assert hush is not None
+        hush.unsaid += 1
+
+    assert listener.hush(WHOSE, 2, 6.0) is None
+    listener(rejected(at=6.0))
+    assert lines(log) == ["", " (10 more)"]
+
+
+def test_no_hush_for_others(log: pytest.LogCaptureFixture) -> None:
+    """Another circuit, another open spell or a clock that runs behind is not hushed."""
+    listener = LoggingListener()
+    listener(rejected(at=5.0))
+    assert listener.hush(("Chroma Server", "other"), 2, 5.1) is None
+    assert listener.hush(WHOSE, 4, 5.1) is None
+    assert listener.hush(WHOSE, 2, 4.9) is None
+    assert listener.hush(WHOSE, 2, 5.1) is not None
+
+
+def test_a_count_goes_on_in_the_next_second(log: pytest.LogCaptureFixture) -> None:
+    """A rejection that is counted while the line is being written is told by the next line."""
+    listener = LoggingListener()
+    listener(rejected(at=5.0))
+    hush = listener.hush(WHOSE, 2, 5.9)
+    listener(rejected(at=6.0))
+    assert hush is not None
+    hush.unsaid += 1
+    listener(rejected(at=7.0))
+    assert lines(log) == ["", "", " (1 more)"]
+
+
+def test_a_child_tells_its_own_rejections_only(log: pytest.LogCaptureFixture) -> None:
+    """A forked child has none of its parent's rejections to tell, and no lock of it to wait for."""
+    listener = LoggingListener()
+    listener(rejected(at=5.0))
+    listener(rejected(at=5.1))
+
+    def child() -> list[str]:
+        listener(rejected(at=5.2))
+        assert in_thread(lambda: listener(rejected(at=6.3)))
+        return lines(log)
+
+    with listener._lock:
+        assert in_child(child) == ["", " (1 more)"]
+    listener(rejected(at=6.3))
+    assert lines(log) == ["", " (1 more)"]

@@ -24,9 +24,9 @@ def test_collected_while_a_rejection_is_counted() -> None:
     class Moment(float):
         """Stands for the collector: something is told as soon as the log looks at the time."""
 
-        def __sub__(self, other: float) -> float:
+        def __le__(self, other: float) -> bool:
             listener(changed)
-            return float(self) - other
+            return float(self) <= other
 
     def work() -> None:
         for _ in range(2):
