@@ -9,17 +9,16 @@ exception.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.util import SKIP_HEADER
 
-from service_utils.clock import SYSTEM
+from service_utils.http.answer import Answer, Incoming, read_answer
 from service_utils.http.connection import BoundedConnection
 
-__all__ = ["Answer", "Timeouts", "exchange", "header_pairs", "headers_of", "wire_form"]
+__all__ = ["Timeouts", "exchange", "header_pairs", "headers_of", "wire_form"]
 
 Timeouts: TypeAlias = "tuple[float | None, float | None]"
 
@@ -32,38 +31,6 @@ _FIELDS = re.compile(
 # What they write themselves where it is missing, or treat in a way of their own.
 _NEEDED = ("user-agent", "accept-encoding")
 _UNUSUAL = ("host", "transfer-encoding", "expect", "upgrade")
-
-# A head that every reader understands in the same way.
-_HEAD = re.compile(
-    r"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\x20-\x7e]*))?"
-    r"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)*"
-)
-_LEFT_TO_URLLIB3 = ("transfer-encoding", "content-encoding", "set-cookie", "upgrade")
-_WITHOUT_BODY = (204, 304)
-_LENGTH = re.compile(r"[0-9]{1,18}")
-_MAX_FIELDS = 100  # http.client refuses more
-_PIECE = 65_536
-
-
-@dataclass(slots=True)
-class Answer:
-    """A plain answer.
-
-    Attributes:
-        status: The status code.
-        reason: The words after it.
-        fields: Name and value of each header, by its lower-case name.
-        body: All of it.
-        head_at: When the head had arrived, in seconds of the machine's monotonic clock.
-        reusable: Whether the connection may be used again.
-    """
-
-    status: int
-    reason: str
-    fields: dict[str, tuple[str, str]]
-    body: bytes
-    head_at: float
-    reusable: bool
 
 
 def _store_is_known() -> bool:
@@ -149,77 +116,12 @@ def exchange(conn: BoundedConnection, data: bytes, timeouts: Timeouts, *, head_o
         conn.hand_over(b"", error, while_sending=True)
         return None
     conn.timeout = read_timeout
-    pieces: list[bytes] = []
+    incoming = Incoming(conn.receive)
     try:
-        return _receive(conn, pieces, head_only=head_only)
+        answer = read_answer(incoming, head_only=head_only, longest=conn.longest_body())
     except OSError as error:
-        conn.hand_over(b"".join(pieces), error)
+        conn.hand_over(incoming.received(), error)
         return None
-
-
-def _receive(conn: BoundedConnection, pieces: list[bytes], *, head_only: bool) -> Answer | None:
-    """Read an answer. All that has come is in ``pieces``, whatever happens."""
-    first = conn.receive(_PIECE)
-    pieces.append(first)
-    head_at = SYSTEM.monotonic()
-    end = first.find(b"\r\n\r\n")
-    head = None if end < 0 else _read_head(first[:end].decode("latin-1"), head_only=head_only)
-    if head is None or head.length > conn.longest_body():
-        conn.hand_over(first, ended=not first)
-        return None
-    body, reusable = first[end + 4 :], head.reusable
-    missing = head.length - len(body)
-    if missing > 0:
-        while missing > 0:
-            piece = conn.receive(min(missing, _PIECE))
-            if not piece:
-                conn.hand_over(b"".join(pieces), ended=True)
-                return None
-            pieces.append(piece)
-            missing -= len(piece)
-        body = b"".join((body, *pieces[1:]))
-    elif missing < 0:
-        body, reusable = body[: head.length], False  # whose the rest is, nobody knows
-    return Answer(head.status, head.reason, head.fields, body, head_at, reusable)
-
-
-@dataclass(slots=True)
-class _Head:
-    status: int
-    reason: str
-    fields: dict[str, tuple[str, str]]
-    length: int
-    reusable: bool
-
-
-def _read_head(text: str, *, head_only: bool) -> _Head | None:
-    """Take a plain head apart; None for one that is not plain."""
-    plain = _HEAD.fullmatch(text)
-    if plain is None:
-        return None
-    lines = text.split("\r\n")
-    fields: dict[str, tuple[str, str]] = {}
-    for line in lines[1:]:
-        name, _, value = line.partition(":")
-        fields[name.lower()] = (name, value.lstrip(" \t"))
-    if not 0 < len(fields) == len(lines) - 1 < _MAX_FIELDS:
-        return None  # a name that comes twice, for one
-    for name in _LEFT_TO_URLLIB3:
-        if name in fields:
-            return None
-    status = int(plain[1])
-    if 300 <= status < 400 and "location" in fields:
-        return None
-    length = 0 if head_only or status in _WITHOUT_BODY else _stated_length(fields)
-    if length is None:
-        return None
-    connection = fields.get("connection")
-    reusable = connection is None or "close" not in connection[1].lower()
-    return _Head(status, (plain[2] or "").strip(), fields, length, reusable)
-
-
-def _stated_length(fields: dict[str, tuple[str, str]]) -> int | None:
-    field = fields.get("content-length")
-    if field is None or not _LENGTH.fullmatch(field[1]):
-        return None
-    return int(field[1])
+    if answer is None:
+        conn.hand_over(incoming.received(), ended=incoming.ended)
+    return answer

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import http.client
 import logging
+import operator
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import requests
@@ -44,25 +46,49 @@ MAX_CONNECTION_AGE = 300.0
 _PoolKey: TypeAlias = "tuple[str, bool | str | None, str | tuple[str, str] | None]"
 
 # What the fast way leaves out, or does in its own manner. Whoever replaces one of them wants to be called.
-_REPLACEABLE: tuple[tuple[Any, tuple[str, ...]], ...] = (
-    (requests.Session, ("send", "get_adapter")),
-    (HTTPAdapter, ("send", "build_response", "get_connection_with_tls_context")),
-    (HTTPConnectionPool, ("urlopen", "_make_request", "_get_conn", "ConnectionCls")),
-    (HTTPSConnectionPool, ("ConnectionCls",)),
-    (HTTPConnection, ("request", "getresponse", "connect")),
-    (http.client.HTTPConnection, ("request", "putrequest", "putheader", "endheaders", "send", "getresponse")),
-    (http.client.HTTPResponse, ("begin", "read")),
+_REPLACEABLE = (
+    "Session.send",
+    "Session.get_adapter",
+    "HTTPAdapter.send",
+    "HTTPAdapter.build_response",
+    "HTTPAdapter.get_connection_with_tls_context",
+    "HTTPConnectionPool.urlopen",
+    "HTTPConnectionPool._make_request",
+    "HTTPConnectionPool._get_conn",
+    "HTTPConnectionPool.ConnectionCls",
+    "HTTPSConnectionPool.ConnectionCls",
+    "HTTPConnection.request",
+    "HTTPConnection.getresponse",
+    "HTTPConnection.connect",
+    "StandardConnection.request",
+    "StandardConnection.putrequest",
+    "StandardConnection.putheader",
+    "StandardConnection.endheaders",
+    "StandardConnection.send",
+    "StandardConnection.getresponse",
+    "StandardResponse.begin",
+    "StandardResponse.read",
 )
-_STOCK = tuple((owner, name, getattr(owner, name)) for owner, names in _REPLACEABLE for name in names)
+_OWNERS = SimpleNamespace(
+    Session=requests.Session,
+    HTTPAdapter=HTTPAdapter,
+    HTTPConnectionPool=HTTPConnectionPool,
+    HTTPSConnectionPool=HTTPSConnectionPool,
+    HTTPConnection=HTTPConnection,
+    StandardConnection=http.client.HTTPConnection,
+    StandardResponse=http.client.HTTPResponse,
+)
+_look = operator.attrgetter(*_REPLACEABLE)
+_STOCK = _look(_OWNERS)
 _DEBUG = logging.DEBUG
 _MOST_POOLS = 16
 
 
 def nothing_replaced() -> bool:
     """Whether requests, urllib3 and http.client are as they came, and nobody wants to hear what they do."""
-    for owner, name, stock in _STOCK:
-        if getattr(owner, name) is not stock:
-            return False
+    # By identity: wrappers such as wrapt's claim to be equal to what they wrap.
+    if not all(map(operator.is_, _look(_OWNERS), _STOCK)):
+        return False
     return not (http.client.HTTPConnection.debuglevel or connectionpool.log.isEnabledFor(_DEBUG))
 
 

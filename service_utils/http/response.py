@@ -13,7 +13,8 @@ from requests.utils import get_encoding_from_headers
 from urllib3 import HTTPHeaderDict, HTTPResponse
 
 from service_utils.errors import LazyCall
-from service_utils.http.exchange import Answer, headers_of
+from service_utils.http.answer import Answer
+from service_utils.http.exchange import headers_of
 
 __all__ = ["FastResponse", "response_of"]
 

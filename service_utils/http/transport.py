@@ -304,9 +304,10 @@ class _Attempt:
 
     def leave_to_caller(self, response: Response) -> None:
         """From now on the body is bounded by the call's deadline, and each piece of it by the time-out."""
-        conn = None if self._sending is None else self._sending.conn
-        if conn is not None and conn is getattr(response.raw, "connection", None):
-            conn.moment = self._deadline()
+        if self._sending is None or self._sending.conn is None:
+            return
+        if getattr(response.raw, "connection", None) is self._sending.conn:  # else it is back in its pool
+            self._sending.conn.moment = self._deadline()
 
     def _deadline(self) -> float | None:
         """The deadline in real time, whatever clock the client goes by: sockets know no other."""

@@ -1,0 +1,234 @@
+"""Plain answers: heads that every reader understands in the same way, and bodies whose end is certain."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from urllib3 import HTTPResponse
+from urllib3.exceptions import DecodeError
+
+from service_utils.clock import SYSTEM
+
+__all__ = ["Answer", "Fields", "Incoming", "read_answer"]
+
+Fields = dict[str, tuple[str, str]]
+
+_HEAD = re.compile(
+    r"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\x20-\x7e]*))?"
+    r"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)*"
+)
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
+_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+_UNUSUAL = ("set-cookie", "upgrade", "trailer")
+_WITHOUT_BODY = frozenset({204, 304})
+_MAX_FIELDS = 100  # http.client refuses more
+_MAX_CHUNK_LINE = 64
+_CHUNKED = -1
+_PIECE = 65_536
+
+
+@dataclass(slots=True)
+class Answer:
+    """A plain answer.
+
+    Attributes:
+        status: The status code.
+        reason: The words after it.
+        fields: Name and value of each header, by its lower-case name.
+        body: All of it, decoded.
+        head_at: When the head had arrived, in seconds of the machine's monotonic clock.
+        reusable: Whether the connection may be used again.
+    """
+
+    status: int
+    reason: str
+    fields: Fields
+    body: bytes
+    head_at: float
+    reusable: bool
+
+
+class Incoming:
+    """The bytes of one answer as they come in; all of them are kept.
+
+    Args:
+        receive: Brings up to so many bytes more, none at the end.
+
+    Attributes:
+        ended: Whether the end has come.
+    """
+
+    __slots__ = ("_pieces", "_receive", "ended")
+
+    def __init__(self, receive: Callable[[int], bytes]) -> None:
+        self._receive = receive
+        self._pieces: list[bytes] = []
+        self.ended = False
+
+    def more(self, size: int = _PIECE) -> bytes:
+        """The next piece."""
+        piece = self._receive(size)
+        self._pieces.append(piece)
+        self.ended = not piece
+        return piece
+
+    def received(self) -> bytes:
+        """All that has come so far."""
+        return b"".join(self._pieces)
+
+
+@dataclass(slots=True)
+class _Head:
+    status: int
+    reason: str
+    fields: Fields
+    length: int  # or _CHUNKED
+    coding: str | None
+    reusable: bool
+
+
+def read_answer(incoming: Incoming, *, head_only: bool, longest: float) -> Answer | None:
+    """Read an answer.
+
+    Args:
+        incoming: Where it comes from.
+        head_only: Whether it answers a HEAD request.
+        longest: Bytes of the longest body to be read here.
+
+    Returns:
+        The answer; None where it is not plain.
+
+    Raises:
+        OSError: Of receiving.
+    """
+    first = incoming.more()
+    head_at = SYSTEM.monotonic()
+    end = first.find(b"\r\n\r\n")
+    head = None if end < 0 else _read_head(first[:end].decode("latin-1"), head_only=head_only)
+    if head is None:
+        return None
+    start = first[end + 4 :]
+    if head.length == _CHUNKED:
+        body, clean = _read_chunked(incoming, start, longest)
+    else:
+        body, clean = _read_length(incoming, start, head.length, longest)
+    if body is not None and head.coding is not None:
+        body = _decoded(body, head.coding, longest)
+    if body is None:
+        return None
+    return Answer(head.status, head.reason, head.fields, body, head_at, head.reusable and clean)
+
+
+def _read_head(text: str, *, head_only: bool) -> _Head | None:
+    """Take a plain head apart; None for one that is not plain."""
+    plain = _HEAD.fullmatch(text)
+    if plain is None:
+        return None
+    lines = text.split("\r\n")
+    fields: Fields = {}
+    for line in lines[1:]:
+        name, _, value = line.partition(":")
+        fields[name.lower()] = (name, value.lstrip(" \t"))
+    if not 0 < len(fields) == len(lines) - 1 < _MAX_FIELDS:
+        return None  # a name that comes twice, for one
+    status = int(plain[1])
+    if any(name in fields for name in _UNUSUAL) or (300 <= status < 400 and "location" in fields):
+        return None
+    length = 0 if head_only or status in _WITHOUT_BODY else _body_length(fields)
+    coding = _value(fields, "content-encoding") if length else None
+    if length is None or (coding is not None and coding not in _CODINGS):
+        return None
+    reusable = "close" not in (_value(fields, "connection") or "")
+    return _Head(status, (plain[2] or "").strip(), fields, length, coding, reusable)
+
+
+def _value(fields: Fields, name: str) -> str | None:
+    field = fields.get(name)
+    return None if field is None else field[1].lower()
+
+
+def _body_length(fields: Fields) -> int | None:
+    """Bytes of the body as stated, or that it is chunked; None where that is not certain."""
+    length, transfer = _value(fields, "content-length"), _value(fields, "transfer-encoding")
+    if transfer is not None:
+        return _CHUNKED if transfer == "chunked" and length is None else None
+    return int(length) if length is not None and _LENGTH.fullmatch(length) else None
+
+
+def _read_length(incoming: Incoming, start: bytes, length: int, longest: float) -> tuple[bytes | None, bool]:
+    """A body of a stated length, and whether nothing came after it; None where it ends early or is too long."""
+    missing = length - len(start)
+    if missing <= 0:
+        return start[:length] if missing else start, missing == 0
+    if length > longest:
+        return None, False
+    pieces = [start]
+    while missing > 0:
+        piece = incoming.more(min(missing, _PIECE))
+        if not piece:
+            return None, False
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces), True
+
+
+def _read_chunked(incoming: Incoming, start: bytes, longest: float) -> tuple[bytes | None, bool]:
+    """The same of a chunked body, without extensions and trailers."""
+    buffer, body = bytearray(start), bytearray()
+    while True:
+        size_end = buffer.find(b"\r\n")
+        while size_end < 0:
+            if (
+                len(buffer) > _MAX_CHUNK_LINE
+                or b"\n" in buffer
+                or not _fill(incoming, buffer, len(buffer) + 1)
+            ):
+                return None, False
+            size_end = buffer.find(b"\r\n")
+        size_text = _CHUNK_SIZE.fullmatch(buffer, 0, size_end)
+        if size_text is None:
+            return None, False
+        size, data_at = int(size_text[0], 16), size_end + 2
+        end = data_at + size
+        if (
+            len(body) + size > longest
+            or not _fill(incoming, buffer, end + 2)
+            or buffer[end : end + 2] != b"\r\n"
+        ):
+            return None, False
+        if size == 0:
+            return bytes(body), len(buffer) == end + 2
+        body += buffer[data_at:end]
+        del buffer[: end + 2]
+
+
+def _fill(incoming: Incoming, buffer: bytearray, length: int) -> bool:
+    """Have at least so many bytes in the buffer; False when they do not come."""
+    while len(buffer) < length:
+        piece = incoming.more()
+        if not piece:
+            return False
+        buffer += piece
+    return True
+
+
+def _decoded(body: bytes, coding: str, longest: float) -> bytes | None:
+    """The body as urllib3 decodes it; None where it cannot, or where it becomes too long."""
+    source = HTTPResponse(
+        io.BytesIO(body), {"content-encoding": coding}, preload_content=False, decode_content=True
+    )
+    pieces: list[bytes] = []
+    length = 0
+    try:
+        for piece in source.stream(_PIECE):
+            pieces.append(piece)
+            length += len(piece)
+            if length > longest:
+                return None
+    except DecodeError:
+        return None
+    return b"".join(pieces)
