@@ -160,7 +160,7 @@ def _body_length(fields: Fields) -> int | None:
 
 
 def _read_length(incoming: Incoming, start: bytes, length: int, longest: float) -> tuple[bytes | None, bool]:
-    """A body of a stated length, and whether nothing came after it; None where it ends early or is too long."""
+    """A body of a stated length, and whether nothing came after it; None where it is cut off or too long."""
     missing = length - len(start)
     if missing <= 0:
         return start[:length] if missing else start, missing == 0

@@ -23,6 +23,7 @@ from requests.structures import CaseInsensitiveDict
 from service_utils import forks
 from service_utils.clock import SYSTEM
 from service_utils.http.body import CallerBody, read_body, read_quietly
+from service_utils.http.connection import BoundedConnection
 from service_utils.http.fast import (
     IDLE_TIMEOUT,
     MAX_CONNECTION_AGE,
@@ -285,13 +286,12 @@ class _Attempt:
         limit: Bytes of the longest body.
     """
 
-    __slots__ = ("_limit", "_moment", "_sending", "options", "timeout")
+    __slots__ = ("_limit", "_moment", "options", "timeout")
 
     def __init__(self, timeout: Timeout, options: SendOptions, limit: int) -> None:
         self.timeout = timeout
         self.options = options
         self._limit = limit
-        self._sending: Sending | None = None
         self._moment = self._deadline()
         if timeout is not None and not isinstance(timeout, tuple):
             moment = SYSTEM.monotonic() + timeout
@@ -299,15 +299,13 @@ class _Attempt:
 
     def next_sending(self) -> Sending:
         """The bounds of its next request."""
-        self._sending = Sending(self._moment, self._limit)
-        return self._sending
+        return Sending(self._moment, self._limit)
 
     def leave_to_caller(self, response: Response) -> None:
         """From now on the body is bounded by the call's deadline, and each piece of it by the time-out."""
-        if self._sending is None or self._sending.conn is None:
-            return
-        if getattr(response.raw, "connection", None) is self._sending.conn:  # else it is back in its pool
-            self._sending.conn.moment = self._deadline()
+        holder: object = getattr(response.raw, "connection", None)  # None once it is back in its pool
+        if isinstance(holder, BoundedConnection):
+            holder.moment = self._deadline()
 
     def _deadline(self) -> float | None:
         """The deadline in real time, whatever clock the client goes by: sockets know no other."""
