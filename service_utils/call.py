@@ -166,6 +166,11 @@ class Call:
             return self.timeout
         return left if self.cut_connect else connect, left if self.cut_read else read
 
+    def patience(self) -> float | None:
+        """Seconds to wait at most for somebody else: as long as for an answer of the service."""
+        limit = self.clip()
+        return limit[1] if isinstance(limit, tuple) else limit
+
     def judged(self, verdict: Verdict, error: Exception) -> Tried:
         """What an attempt that failed on the way was: out of its own time, or of the whole call's."""
         timed_out = verdict.kind is FailureKind.TIMEOUT

@@ -511,7 +511,7 @@ class ResilientServiceClient:
             return response
         call.refreshed = call.sent = True
         try:
-            if not self._tokens.refresh(version, call.deadline):
+            if not self._tokens.refresh(version, call.patience()):
                 return response
             credentials, _ = self._tokens.headers()
             call.refuse_if_late()

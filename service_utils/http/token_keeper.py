@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from service_utils.errors import TokenError
+from service_utils.forks import guard
 from service_utils.http.headers import check_header
 from service_utils.http.tokens import TokenProvider
-from service_utils.policies.deadline import Deadline
 
 __all__ = ["TokenKeeper"]
 
@@ -42,8 +42,16 @@ class TokenKeeper:
         self._service = service
         self._lock = threading.RLock()
         self._version = 0
+        self._known: dict[Any, Any] = {}  # the last credentials that were found fit to travel
         self._under_way: _Refresh | None = None
         self._last: _Refresh | None = None  # what became of the one that made this version
+        guard(self)
+
+    def _renew_in_child(self) -> None:
+        """After a fork: a refresh that another thread was at will never end here."""
+        flight = self._under_way
+        if flight is not None and flight.by != threading.get_ident():
+            self._under_way = None
 
     def headers(self) -> tuple[Mapping[str, str], int]:
         """The credentials and the version they are of.
@@ -56,10 +64,16 @@ class TokenKeeper:
             credentials = self._provider.headers(self._name)
         except Exception as error:
             raise self._as_token_error(error) from error
-        return self._checked(credentials), version
+        if type(credentials) is not dict or credentials != self._known:
+            self._known = dict(self._checked(credentials))
+        return credentials, version
 
-    def refresh(self, version: int, deadline: Deadline | None) -> bool:
+    def refresh(self, version: int, patience: float | None) -> bool:
         """Get newer credentials than those of ``version``, waiting where another thread is at it already.
+
+        Args:
+            version: Of the credentials that were turned away.
+            patience: Seconds to wait for another thread; None for any time.
 
         Returns:
             Whether repeating the call makes sense.
@@ -82,17 +96,17 @@ class TokenKeeper:
             # A signal can come in between; those who wait must not wait for nobody.
             if mine is not None and not mine.done.is_set():
                 self._land(mine, interrupted=True)
-        if mine is None and not self._landed(flight, deadline):
+        if mine is None and not self._landed(flight, patience):
             return False
         if flight.error is not None:
             raise copy.copy(flight.error) from flight.error.__cause__
         return flight.useful
 
-    def _landed(self, flight: _Refresh, deadline: Deadline | None) -> bool:
+    def _landed(self, flight: _Refresh, patience: float | None) -> bool:
         """Wait for another thread's refresh; the refresh itself, where it calls this service, cannot."""
-        if flight.by == threading.get_ident() and not flight.done.is_set():
-            return False
-        return flight.done.wait(None if deadline is None else deadline.remaining())
+        if flight.done.is_set():
+            return True
+        return flight.by != threading.get_ident() and flight.done.wait(patience)
 
     def _fly(self, flight: _Refresh) -> None:
         interrupted = False

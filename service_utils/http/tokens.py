@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from service_utils.clock import Clock
 from service_utils.errors import TokenError
+from service_utils.forks import guard
 from service_utils.policies.checks import checked_clock
 from service_utils.profiles import current_profile
 
@@ -141,6 +142,8 @@ class EnvToken:
         self._clock = checked_clock(clock)
         self._lock = threading.RLock()
         self._file: tuple[str, float, str] | None = None  # path, when it was read, token
+        self._seen: tuple[str | None, str | None] = (None, None)  # the variable's text, the token in it
+        guard(self)
 
     def token(self) -> str | None:
         """The token now, or None when none is set.
@@ -151,7 +154,11 @@ class EnvToken:
         path = os.environ.get(_TOKEN_FILE)
         if path:
             return self._from_file(path)
-        return _usable(_TOKEN, os.environ.get(_TOKEN))
+        text = os.environ.get(_TOKEN)
+        seen = self._seen
+        if text != seen[0]:
+            self._seen = seen = text, _usable(_TOKEN, text)
+        return seen[1]
 
     def headers(self, name: str) -> dict[str, str]:
         """The internal token's header; empty when no token is set.

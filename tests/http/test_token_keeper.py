@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,7 @@ import pytest
 from service_utils.errors import TokenError
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import StaticToken
-from service_utils.policies.deadline import Deadline
-from service_utils.testing import FakeClock
+from tests.forked import in_child
 from tests.side_by_side import PATIENCE, in_thread, together
 
 THREADS = 50
@@ -238,22 +239,62 @@ def test_interrupted_refresh_frees_those_who_wait(kill: type[BaseException]) -> 
     assert all("interrupted" in str(error) for error in seen if isinstance(error, TokenError))
 
 
-def test_waiting_ends_with_the_deadline(fake_clock: FakeClock) -> None:
-    """Who has no time left does not wait for another thread's refresh."""
+@contextmanager
+def refresh_under_way() -> Iterator[TokenKeeper]:
+    """A keeper whose refresh another thread is at as long as the block runs."""
     begun, go_on = threading.Event(), threading.Event()
 
     def slow() -> None:
-        begun.set()
-        assert go_on.wait(PATIENCE)
+        if not begun.is_set():
+            begun.set()
+            assert go_on.wait(PATIENCE)
 
     keeper = keeper_of(Provider(slow))
-    _, version = keeper.headers()
-    thread = threading.Thread(target=lambda: keeper.refresh(version, None), daemon=True)
+    thread = threading.Thread(target=lambda: keeper.refresh(0, None), daemon=True)
     thread.start()
     assert begun.wait(PATIENCE)
-    assert keeper.refresh(version, Deadline.after(0, fake_clock)) is False
-    go_on.set()
-    thread.join(PATIENCE)
+    try:
+        yield keeper
+    finally:
+        go_on.set()
+        thread.join(PATIENCE)
+
+
+def test_waiting_is_bounded() -> None:
+    """Who has no time left does not wait for another thread's refresh."""
+    with refresh_under_way() as keeper:
+        assert keeper.refresh(0, 0.0) is False
+
+
+def test_refresh_under_way_at_a_fork() -> None:
+    """A child does not wait for a refresh that only its parent will finish: it makes its own."""
+    with refresh_under_way() as keeper:
+        assert in_child(lambda: (keeper.refresh(0, None), keeper.headers())) == (True, ({"X-Token": "1"}, 1))
+
+
+def test_refresh_that_forks() -> None:
+    """A provider that forks ends its refresh on both sides."""
+    children: list[Any] = []
+
+    def fork() -> None:
+        if not children:
+            children.append(in_child(lambda: keeper.headers()[0]))
+
+    keeper = keeper_of(Provider(fork))
+    assert keeper.refresh(0, None) is True
+    assert children == [{"X-Token": "0"}]
+    assert keeper.headers() == ({"X-Token": "1"}, 1)
+
+
+def test_credentials_are_checked_whenever_they_change() -> None:
+    """Good credentials do not vouch for the next ones, nor for those put into the same dict."""
+    shared = {"X-Token": "good"}
+    keeper = keeper_of(SimpleNamespace(headers=lambda name: shared))
+    assert keeper.headers()[0] == keeper.headers()[0] == {"X-Token": "good"}
+    shared["X-Token"] = "bad\nX-Admin: yes"
+    for _ in range(2):
+        with pytest.raises(TokenError, match="line break"):
+            keeper.headers()
 
 
 def test_no_lock_is_held_while_the_provider_works() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from service_utils.http.token_keeper import TokenKeeper
-from service_utils.policies.deadline import Deadline
 
 
 class Rotating:
@@ -33,5 +32,5 @@ def test_next_caller_refreshes(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(KeyboardInterrupt):
             keeper.refresh(version, None)
 
-    assert keeper.refresh(version, Deadline.after(5.0))
+    assert keeper.refresh(version, 5.0)
     assert keeper.headers()[0] == {"X-Token": "2"}
