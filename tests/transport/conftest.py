@@ -7,7 +7,24 @@ from collections.abc import Iterator
 
 import pytest
 
+from service_utils import ServiceRegistry
+
+from .certificates import Certificates
 from .raw_server import RawServer
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority, and certificates it has signed."""
+    return Certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def registry() -> Iterator[ServiceRegistry]:
+    """A registry for one test's clients."""
+    registry = ServiceRegistry()
+    yield registry
+    registry.close()
 
 
 @pytest.fixture
