@@ -10,9 +10,10 @@ from typing import Any
 import requests
 
 from .outcomes import Outcome, outcome_of
-from .raw_answers import RawAnswer, is_plain
-from .raw_server import Ending, RawServer, Received, Script
-from .sessions import IS_THERE, fast_session, stock_session, warm, whence
+from .pieces import Ending, Script
+from .plainness import RawAnswer, is_plain
+from .raw_server import RawServer, Received
+from .sessions import fast_session, stock_session, warm, whence
 
 _PATIENCE = 10.0  # seconds; nobody who reads on waits longer than the server leaves connections open
 _MAY_BE_REPEATED = {"GET", "HEAD", "DELETE", "PUT", "OPTIONS"}
@@ -57,9 +58,8 @@ class Comparison:
             outcome, asked = self._ask(session, path, answer, script, settings)
             told = f"{'warmed' if warmed else 'new'} connection, {answer}, {script}, {settings}"
             assert outcome == expected, told
-            if IS_THERE:
-                _check_connections(asked, connection, answer, script, told)
-                self._check_next(session, asked[-1].connection, answer, script, told)
+            _check_connections(asked, connection, answer, script, told)
+            self._check_next(session, asked[-1].connection, answer, script, told)
             self.made += 1
 
     def _ask(

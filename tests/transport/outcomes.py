@@ -24,8 +24,11 @@ def outcome_of(call: Callable[[], requests.Response]) -> Outcome:
         body: object = response.content
     except Exception as error:
         response.close()
-        return {"body": outcome_of_error(error), **_of_head(response)}
-    return {"body": body, **_of_head(response)}
+        body = outcome_of_error(error)
+    try:
+        return {"body": body, **_of_head(response)}
+    except Exception as error:
+        return {"body": body, "attributes": outcome_of_error(error)}
 
 
 def outcome_of_error(error: BaseException) -> Outcome:

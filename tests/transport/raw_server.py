@@ -3,53 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import re
-import select
 import socket
 import ssl
-import struct
-import termios
 import threading
-import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Self
 
-_UNSENT = 0x894B  # SIOCOUTQNSD of Linux: bytes that have not left for the other end
-_LANDED_WITHIN = 0.02  # seconds; a client that is content with less leaves the rest of a piece unread
+from .pieces import Ending, Script, hang_up, play
+from .request_reader import RequestReader
+
 _ANSWERED_WITHIN = 20.0
 _GONE_WITHIN = 5.0
-_CHUNK_LINE = re.compile(rb"([0-9a-fA-F]+)[^\r\n]*\r\n")
-
-
-class Ending(Enum):
-    """What becomes of the connection after the last piece."""
-
-    OPEN = "open"  # for one more request; for a short while only, so that nobody waits for what never comes
-    CLOSE = "close"
-    RESET = "reset"
-
-
-@dataclass(frozen=True)
-class Script:
-    """The answer to the requests for one path.
-
-    Attributes:
-        pieces: Sent one after the other; where the system can tell, each only once the one before was read.
-        ending: What comes then.
-    """
-
-    pieces: tuple[bytes, ...]
-    ending: Ending = Ending.OPEN
-
-    @property
-    def data(self) -> bytes:
-        """All pieces in one."""
-        return b"".join(self.pieces)
 
 
 @dataclass(frozen=True)
@@ -183,7 +148,7 @@ class RawServer:
             self._threads.discard(threading.current_thread())
 
     def _converse(self, sock: socket.socket, peer: tuple[object, ...], connection: int) -> None:
-        reader = _RequestReader(sock)
+        reader = RequestReader(sock)
         patience: float | None = None
         number = 0
         while (raw := reader.next(patience)) is not None:
@@ -197,9 +162,9 @@ class RawServer:
                 patience = None
                 continue
             try:
-                _play(sock, peer, script)
+                play(sock, peer, script)
                 if script.ending is not Ending.OPEN:
-                    _hang_up(sock, script.ending)
+                    hang_up(sock, script.ending)
             finally:
                 with self._changed:
                     self._played[request.target] += 1
@@ -214,123 +179,3 @@ def ordinary(request: Received) -> bytes:
     body = b"%d %d %s" % (request.connection, request.number, request.target.encode("latin-1"))
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body)
     return head if request.raw.startswith(b"HEAD ") else head + body
-
-
-class _RequestReader:
-    """Takes one request after the other off a connection, each with all of its bytes."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._data = b""
-
-    def next(self, patience: float | None) -> bytes | None:
-        """The next request; None when the client has gone, or nothing came for so many seconds."""
-        if not self._data and patience is not None and not select.select([self._sock], [], [], patience)[0]:
-            return None
-        end = self._find(b"\r\n\r\n", 0)
-        if end is None:
-            return None
-        head = self._data[: end + 4].lower()
-        if b"\r\ntransfer-encoding: chunked\r\n" in head:
-            whole = self._chunked(end + 4)
-        else:
-            length = re.search(rb"\r\ncontent-length: *(\d+)\r\n", head)
-            whole = self._until(end + 4 + (int(length[1]) if length else 0))
-        if whole is None:
-            return None
-        raw, self._data = self._data[:whole], self._data[whole:]
-        return raw
-
-    def _chunked(self, start: int) -> int | None:
-        while (end := self._find(b"\r\n", start)) is not None:
-            size = _CHUNK_LINE.match(self._data, start)
-            assert size is not None, self._data[start:end]
-            if int(size[1], 16) == 0:
-                return self._until(end + 4)
-            start = end + 2 + int(size[1], 16) + 2
-        return None
-
-    def _find(self, wanted: bytes, start: int) -> int | None:
-        while (found := self._data.find(wanted, start)) < 0:
-            if not self._more():
-                return None
-        return found
-
-    def _until(self, length: int) -> int | None:
-        while len(self._data) < length:
-            if not self._more():
-                return None
-        return length
-
-    def _more(self) -> bool:
-        piece = self._sock.recv(65536)
-        self._data += piece
-        return bool(piece)
-
-
-# -- pieces that arrive as pieces ----------------------------------------------------------------------------
-
-
-def _play(sock: socket.socket, peer: tuple[object, ...], script: Script) -> None:
-    client = _fd_of(peer) if len(script.pieces) > 1 else None
-    for number, piece in enumerate(script.pieces):
-        if number:
-            _wait_until_read(client)
-        sock.sendall(piece)
-
-
-def _hang_up(sock: socket.socket, ending: Ending) -> None:
-    if ending is Ending.RESET:
-        _wait_until_arrived(sock)  # a reset takes back what has not arrived
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def _fd_of(peer: tuple[object, ...]) -> int | None:
-    """The client's end, which is a socket of this very process: the system tells how much it has to read."""
-    for fd in _open_files():
-        try:
-            seen = socket.socket(fileno=fd)
-        except OSError:
-            continue
-        try:
-            if seen.family in {socket.AF_INET, socket.AF_INET6} and seen.getsockname() == peer:
-                return fd
-        except OSError:
-            continue
-        finally:
-            seen.detach()
-    return None
-
-
-def _open_files() -> Iterator[int]:
-    try:
-        names = os.listdir("/dev/fd")
-    except OSError:
-        return
-    yield from sorted((int(name) for name in names), reverse=True)
-
-
-def _wait_until_read(client: int | None) -> None:
-    """Until the client has taken what was sent; not for long, since it may have no use for it."""
-    until = time.monotonic() + _LANDED_WITHIN
-    while client is not None and time.monotonic() < until:
-        try:
-            left = fcntl.ioctl(client, termios.FIONREAD, b"\0\0\0\0")
-        except OSError:
-            return
-        if left == b"\0\0\0\0":
-            return
-        time.sleep(0)
-
-
-def _wait_until_arrived(sock: socket.socket) -> None:
-    until = time.monotonic() + _ANSWERED_WITHIN
-    while time.monotonic() < until:
-        try:
-            left = fcntl.ioctl(sock.fileno(), _UNSENT, b"\0\0\0\0")
-        except OSError:
-            return
-        if left == b"\0\0\0\0":
-            return
-        time.sleep(0)

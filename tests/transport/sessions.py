@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import Any
 
 import requests
 
-from service_utils.http import transport
+from service_utils.http.transport import FastSession
 
 from .raw_server import RawServer
 
-MakeSession = Callable[[], requests.Session]
 
-IS_THERE = hasattr(transport, "FastSession")
-
-
-def fast_session(**settings: Any) -> requests.Session:
-    """One of ours."""
-    if not IS_THERE:
-        return stock_session()
-    session: requests.Session = transport.FastSession(**settings)
-    return session
+def fast_session() -> requests.Session:
+    """One of ours; looked at as nothing but a session."""
+    return FastSession()
 
 
 def stock_session() -> requests.Session:

@@ -12,8 +12,9 @@ from hypothesis import given
 
 from .comparing import Comparison, comparison, split
 from .fuzzing import examples, fuzz
-from .raw_answers import SMUGGLED, RawAnswer, raw_answers
-from .raw_server import Ending
+from .pieces import Ending
+from .plainness import SMUGGLED, RawAnswer
+from .raw_answers import raw_answers
 
 SMALL = 90  # bytes; of a longer answer this many places are enough
 GENERATED = 5

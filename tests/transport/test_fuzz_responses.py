@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from .comparing import Comparison, comparison, split
 from .fuzzing import examples, fuzz
-from .raw_answers import RawAnswer, raw_answers
-from .raw_server import Ending
+from .pieces import Ending
+from .plainness import RawAnswer
+from .raw_answers import raw_answers
 
 ANSWERS = 500
 CUTS = 3  # of each answer, at random places
