@@ -71,6 +71,7 @@ class BoundedConnection(HTTPConnection):
         self._muted = False
         self._send_error: Exception | None = None
         self._replay = _NOTHING
+        self._answer: http.client.HTTPResponse | None = None  # http.client's, of the ordinary way
 
     # -- what it carries ----------------------------------------------------------------------------
 
@@ -82,8 +83,10 @@ class BoundedConnection(HTTPConnection):
         sending.reused = self.served > 0 and self.sock is not None
 
     def rest(self) -> None:
-        """Be bound by nothing: the answer has been read."""
-        self._sending, self.moment = None, None
+        """Be bound by nothing, the answer having been read; one that owes some of it is not used again."""
+        if self._answer is not None and not self._answer.isclosed():
+            self.spoilt = True
+        self._answer, self._sending, self.moment = None, None, None
         self._muted, self._replay = False, _NOTHING
         self.served += 1
         self.idle_since = SYSTEM.monotonic()
@@ -220,7 +223,8 @@ class BoundedConnection(HTTPConnection):
         """Make http.client's response, reading within bounds."""
         self._muted, self._send_error = False, None
         source: Any = AnswerSource(self, sock)
-        return http.client.HTTPResponse(source, *args, **kwargs)
+        self._answer = http.client.HTTPResponse(source, *args, **kwargs)
+        return self._answer
 
 
 class BoundedHTTPConnection(BoundedConnection):

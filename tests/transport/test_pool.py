@@ -14,7 +14,7 @@ from urllib3.exceptions import ClosedPoolError
 
 from service_utils.http.fast import FastSession
 from service_utils.http.pool import BoundedPool, IdleStack, is_quiet
-from service_utils.testing import Answer, FaultServer
+from service_utils.testing import Answer, Drip, FaultServer
 
 
 class Kept:
@@ -163,3 +163,14 @@ def test_pool_closed_between_two_steps(session: FastSession, fault_server: Fault
         pool.take_idle()
     with pytest.raises(requests.ConnectionError):
         session.get(fault_server.url)
+
+
+def test_connection_given_back_too_early(session: FastSession, fault_server: FaultServer) -> None:
+    """A connection that still owes the rest of a body is not used again, even if somebody releases it."""
+    session.get(fault_server.url)
+    fault_server.script(Answer(200, "x" * 50_000, drip=Drip(10_000, every=0.01)), Answer(200, "next"))
+
+    session.get(fault_server.url, stream=True).raw.release_conn()
+
+    assert session.get(fault_server.url).text == "next"
+    assert fault_server.connections == 2
