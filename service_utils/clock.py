@@ -35,9 +35,8 @@ class SystemClock:
 
     __slots__ = ()
 
-    def monotonic(self) -> float:
-        """Seconds of ``time.monotonic``."""
-        return time.monotonic()
+    # The very function: it is asked several times in each call, and a method round it takes twice as long.
+    monotonic = staticmethod(time.monotonic)
 
     def now(self) -> datetime:
         """The time of day, aware, in UTC."""

@@ -16,34 +16,44 @@ moved on.
 
 Thread safety: every method may be called from any thread. The one lock is held for a few assignments and
 never while a listener, user code or I/O runs.
+
+Without the lock go the calls through a closed circuit that go well, and those that an open one refuses: there
+is nothing to decide. What they need to know is laid out for them whenever the circuit changes. What they
+change relies on this: CPython (3.11 to 3.13) lets another thread or a signal handler go first only at a call
+or at a jump backwards. Tests and assignments of plain attributes with no call between them are done at one
+stroke, and so is ``self.n += 1``. A build without the global lock keeps its circuits right all the same; only
+the totals of such successes and refusals are rough there.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar, overload
+from collections.abc import Iterable
+from typing import Any
 
+from service_utils import forks
 from service_utils.calls import Outcome
 from service_utils.clock import Clock
 from service_utils.errors import CircuitOpenError
-from service_utils.events import CircuitState, Event, Listener, notify
-from service_utils.policies import guard
+from service_utils.events import CircuitState, Listener, count_hushed, notify, notify_rejection
 from service_utils.policies.breaker_config import BreakerConfig
 from service_utils.policies.checks import checked_clock, checked_listeners, require_number
-from service_utils.policies.circuit import Circuit, Permit
-from service_utils.policies.guard import Classify
+from service_utils.policies.circuit import Circuit, Told
+from service_utils.policies.guard import Classify, Guard, Rules, breakers_enabled
+from service_utils.policies.permit import OWN_REFERENCES, Permit, Spell, references_to
+from service_utils.policies.refusal import Refusal, Shut, error_for
+from service_utils.policies.tally import Unlocked
 
-__all__ = ["BreakerConfig", "CircuitBreaker", "CircuitState", "Outcome", "Permit"]
+__all__ = ["BreakerConfig", "CircuitBreaker", "CircuitState", "Outcome", "Permit", "Refusal"]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
+_SUCCESS = Outcome.SUCCESS  # before Python 3.12 a look into an enum costs as much as all of acquire()
 _RESET = "reset by hand"
+_NEVER = Spell(-1)  # no permit belongs to it
+_RUSH = 10e-6  # seconds; nothing that goes over a network is so quick
+_STRIDE = 16
 
 
-class CircuitBreaker:
+class CircuitBreaker(Guard):
     """Decides whether calls go through, from the results it is told.
 
     Args:
@@ -82,16 +92,44 @@ class CircuitBreaker:
         self.name = name
         self.label = label or name
         self.config = _config(config, fields)
+        super().__init__(checked_clock(clock), Rules.of(ignore, classify))
         self.listeners = checked_listeners(listeners)
-        self.clock = checked_clock(clock)
-        self._rules = guard.Rules.of(ignore, classify)
         # Re-entrant because the garbage collector, and a signal handler, may run in the middle of a locked
         # section: a forgotten coroutine that is closed there gives its permit back to this very breaker.
         self._lock = threading.RLock()
-        self._circuit = Circuit(self.name, self.label, self.config, self.clock.now)
-        if not guard.breakers_enabled():
+        self._circuit = Circuit(self.name, self.label, self.config)
+        if not breakers_enabled():
             self._circuit.start_disabled("CIRCUIT_BREAKER_ENABLED=false")
-        self._blocks: list[guard.Entry] = []  # ``with`` blocks of this breaker that are entered and not left
+        self._who = (self.label, self.name)
+        self._monotonic = self.clock.monotonic
+        self._begin_process()
+        forks.guard(self)
+
+    def _begin_process(self) -> None:
+        self._spare, self._other = Permit(), Permit()  # to be given out, and again
+        self._succeeded = 0
+        self._rejected = 0
+        self._last_success: float | None = None
+        self._counted_then = 0  # successes at that time
+        self._look_at = 0  # the number of successes at which to look at the clock again
+        self._shut: Shut | None = None
+        self._lay_out_locked()
+
+    def _renew_in_child(self) -> None:
+        """Calls under way and counts are the parent's own; the circuit's state and timers are kept."""
+        self._forget_blocks()
+        self._circuit.renew()
+        self._begin_process()
+
+    def _lay_out_locked(self) -> None:
+        """Lay out what those without the lock need to know. To be done after all that changes the circuit."""
+        circuit = self._circuit
+        spell, shut = circuit.spell, self._shut
+        if shut is None or shut.spell is not spell:
+            shut = Shut.of(circuit)
+        passing = spell if circuit.passes else None
+        calm = spell if circuit.calm else _NEVER
+        self._passing, self._calm, self._shut = passing, calm, shut  # at one stroke
 
     # -- asking and telling -------------------------------------------------------------------------
 
@@ -104,44 +142,89 @@ class CircuitBreaker:
         Raises:
             CircuitOpenError: The circuit is open, forced open, or half open with all its probes under way.
         """
-        now = self.clock.monotonic()
-        told: list[Event] = []
+        spell = self._passing
+        if spell is not None:
+            permit = self._spare
+            self._spare, self._other = self._other, permit
+            if references_to(permit) > OWN_REFERENCES:
+                permit = self._other = Permit()
+            permit.spell = spell
+            return permit
+        asked = self._ask()
+        if isinstance(asked, tuple):
+            raise self.error_for(asked)
+        return asked
+
+    def _ask(self) -> Permit | Refusal:
+        """What :meth:`acquire` comes to when not everybody may pass."""
+        now = self._monotonic()
+        shut = self._shut
+        if shut is not None and now < shut.until:
+            return self._refuse(shut, now)
+        told: Told = []
         permit: Permit | None = None
         try:
             with self._lock:
-                permit = self._circuit.acquire(now, told)
-                state, remaining = self._circuit.state, self._circuit.cooldown(now)
+                try:
+                    permit = self._circuit.acquire(now, told)
+                finally:
+                    self._lay_out_locked()
+                shut = self._shut or Shut(self._circuit.spell, self._circuit.state, now)
             self._tell(told)
         except BaseException:  # interrupted, or killed in a listener: the caller never sees the permit
             if permit is not None:
                 self.release(permit)
             raise
-        if permit is None:
-            raise self._refusal(state, remaining)
-        return permit
+        return self._refuse(shut, now) if permit is None else permit
+
+    def refused(self) -> Refusal | None:
+        """Whether :meth:`acquire` would refuse now, which is then counted and told; no permit is taken.
+
+        An open circuit whose time is over does not refuse: only ``acquire`` moves it on.
+
+        Returns:
+            None, or what :meth:`error_for` makes an error of.
+        """
+        if self._passing is not None:
+            return None
+        now = self._monotonic()
+        shut = self._shut
+        if shut is None:
+            with self._lock:
+                if not self._circuit.blocked(now):
+                    return None
+                shut = Shut(self._circuit.spell, self._circuit.state, now)
+        elif now >= shut.until:
+            return None
+        return self._refuse(shut, now)
+
+    def _refuse(self, shut: Shut, now: float) -> Refusal:
+        """Count and tell one refused call."""
+        self._rejected += 1
+        refusal = shut.refusal(now)
+        if not count_hushed(shut.hush, now):
+            generation = shut.spell.generation
+            shut.hush = notify_rejection(self.listeners, self._who, generation, now, *refusal)
+        return refusal
+
+    def error_for(self, refusal: Refusal) -> CircuitOpenError:
+        """The error that tells a caller of a refusal."""
+        return error_for(self.label, refusal)
 
     def check(self) -> None:
         """Raise the :class:`CircuitOpenError` that :meth:`acquire` would raise now, but take no permit.
 
         An open circuit whose time is over passes: only ``acquire`` moves it on.
         """
-        now = self.clock.monotonic()
-        told: list[Event] = []
-        with self._lock:
-            blocked = self._circuit.blocked(now)
-            if blocked:
-                self._circuit.reject(now, told)
-            state, remaining = self._circuit.state, self._circuit.cooldown(now)
-        if blocked:
-            self._tell(told)
-            raise self._refusal(state, remaining)
+        refusal = self.refused()
+        if refusal is not None:
+            raise self.error_for(refusal)
 
     def record(
         self,
         permit: Permit,
         outcome: Outcome,
         duration: float = 0.0,
-        *,
         error: BaseException | str | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -154,33 +237,69 @@ class CircuitBreaker:
             permit: From :meth:`acquire`.
             outcome: What the call came to.
             duration: Seconds of the longest attempt, waiting between attempts left out.
-            error: What went wrong, for the status; an exception or a sentence.
+            error: What went wrong, for the status; an exception or a sentence. To be given by name, as
+                ``retry_after``.
             retry_after: Seconds the service asked to be left alone, when it did.
 
         Raises:
             TypeError: ``permit`` is no :class:`Permit`, ``outcome`` no :class:`Outcome`, ``retry_after`` no
                 number.
         """
+        if outcome is _SUCCESS and retry_after is None:
+            calm = self._calm
+            try:
+                if permit.spell is calm:  # down to the count at one stroke
+                    permit.spell = calm.over
+                    self._succeeded = count = self._succeeded + 1
+                    if count >= self._look_at:
+                        self._note_time(count)
+                    return
+            except AttributeError:
+                pass  # no permit: what is wrong is said in a moment
+        self._record(permit, outcome, error, retry_after)
+
+    def _record(
+        self, permit: Permit, outcome: Outcome, error: BaseException | str | None, retry_after: float | None
+    ) -> None:
+        """What :meth:`record` comes to when the result may change something."""
         if not isinstance(permit, Permit):
             raise TypeError(f"permit={permit!r}: must be a Permit")
         if type(outcome) is not Outcome:
             raise TypeError(f"outcome={outcome!r}: must be an Outcome")
         if retry_after is not None:
             require_number("retry_after", retry_after)
-        told: list[Event] = []
+        told: Told = []
         try:
-            now = self.clock.monotonic()
+            now = self._monotonic()
             with self._lock:
-                self._circuit.record(permit, outcome, now, error, retry_after, told)
+                try:
+                    self._circuit.record(permit, outcome, now, error, retry_after, told)
+                finally:
+                    self._lay_out_locked()
         except BaseException:  # interrupted, or killed while it waited for the lock
             with self._lock:
                 self._circuit.give_back(permit)
             raise
         self._tell(told)
 
+    def _note_time(self, count: int) -> None:
+        """Note that a success was just now.
+
+        A look at the clock costs as much as all the rest of a call through a closed circuit. Where successes
+        follow each other within microseconds only one of several is timed, until somebody asks.
+        """
+        now, before = self._monotonic(), self._last_success
+        rushing = before is not None and 0.0 < now - before < _RUSH * (count - self._counted_then)
+        self._last_success, self._counted_then = now, count
+        self._look_at = count + (_STRIDE if rushing else 1)
+
     def release(self, permit: Permit) -> None:
         """Give a permit back without a result: the same as recording ``Outcome.IGNORED``."""
         self.record(permit, Outcome.IGNORED)
+
+    def _tell(self, told: Told) -> None:
+        for event in told:
+            notify(self.listeners, event)
 
     # -- by hand ------------------------------------------------------------------------------------
 
@@ -196,6 +315,16 @@ class CircuitBreaker:
         """Close the circuit and forget its failures, whatever its state. Calls under way count no more."""
         self._override(CircuitState.CLOSED, _RESET)
 
+    def _override(self, state: CircuitState, reason: str) -> None:
+        now = self._monotonic()
+        told: Told = []
+        with self._lock:
+            try:
+                self._circuit.override(state, reason, now, told)
+            finally:
+                self._lay_out_locked()
+        self._tell(told)
+
     # -- reading ------------------------------------------------------------------------------------
 
     @property
@@ -205,7 +334,7 @@ class CircuitBreaker:
 
     def retry_after(self) -> float | None:
         """Seconds after which a call may get through; None when that is now, or depends on an operator."""
-        now = self.clock.monotonic()
+        now = self._monotonic()
         with self._lock:
             circuit = self._circuit
             waits = circuit.blocked(now) and circuit.state is not CircuitState.FORCED_OPEN
@@ -213,87 +342,14 @@ class CircuitBreaker:
 
     def get_stats(self) -> dict[str, Any]:
         """A JSON-ready picture of the breaker; times are ISO 8601 in UTC or None, durations seconds."""
-        now = self.clock.monotonic()
+        now, today = self._monotonic(), self.clock.now()
         with self._lock:
-            return self._circuit.stats(now)
+            self._look_at = 0
+            unlocked = Unlocked(self._succeeded, self._rejected, self._last_success)
+            return self._circuit.stats(now, today, unlocked)
 
     def __repr__(self) -> str:
         return f"<CircuitBreaker {self.name!r} {self.state.value}>"
-
-    # -- round a piece of code ----------------------------------------------------------------------
-
-    def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function through the breaker; a coroutine function gives a coroutine that does the same.
-
-        An ``Exception`` is a failure unless ``ignore`` or ``classify`` say otherwise; our own refusals
-        (ServiceUnavailable, TokenError) and everything that is no ``Exception`` are ignored.
-
-        Raises:
-            CircuitOpenError: See :meth:`acquire`.
-        """
-        result: R = guard.wrap(self, func, self._rules)(*args, **kwargs)
-        return result
-
-    @overload
-    def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
-
-    @overload
-    def __call__(
-        self,
-        func: None = None,
-        /,
-        *,
-        ignore: type[BaseException] | tuple[type[BaseException], ...] = (),
-        classify: Classify | None = None,
-    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
-
-    def __call__(
-        self,
-        func: Any = None,
-        /,
-        *,
-        ignore: type[BaseException] | tuple[type[BaseException], ...] = (),
-        classify: Classify | None = None,
-    ) -> Any:
-        """Decorate a function or coroutine function: ``@breaker`` or ``@breaker(ignore=(KeyError,))``."""
-        rules = guard.Rules.of(ignore, classify) if ignore or classify else self._rules
-        if func is None:
-            return lambda decorated: guard.wrap(self, decorated, rules)
-        return guard.wrap(self, func, rules)
-
-    def __enter__(self) -> Self:
-        guard.enter(self, self.clock.monotonic())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        guard.leave(self, error, self._rules)
-
-    # -- small helpers ------------------------------------------------------------------------------
-
-    def _override(self, state: CircuitState, reason: str) -> None:
-        now = self.clock.monotonic()
-        told: list[Event] = []
-        with self._lock:
-            self._circuit.override(state, reason, now, told)
-        self._tell(told)
-
-    def _refusal(self, state: CircuitState, remaining: float) -> CircuitOpenError:
-        if state is CircuitState.OPEN:
-            return CircuitOpenError(self.label, remaining)
-        if state is CircuitState.HALF_OPEN:
-            message = f"{self.label}: circuit breaker is half open and its probe is under way"
-            return CircuitOpenError(self.label, 0.0, message=message)
-        error = CircuitOpenError(
-            self.label, 0.0, message=f"{self.label}: circuit breaker is held open by an operator"
-        )
-        error.retry_after = None
-        return error
-
-    def _tell(self, told: list[Event]) -> None:
-        for event in told:
-            notify(self.listeners, event)
 
 
 def _config(config: BreakerConfig | None, fields: dict[str, Any]) -> BreakerConfig:

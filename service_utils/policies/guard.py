@@ -1,7 +1,8 @@
-"""A circuit breaker round a piece of code: what ``call``, ``with`` and the decorator have in common."""
+"""A circuit breaker round a piece of code: ``call``, ``with`` and the decorator."""
 
 from __future__ import annotations
 
+import abc
 import functools
 import inspect
 import math
@@ -10,17 +11,18 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import FrameType, TracebackType
+from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from service_utils.calls import Outcome
+from service_utils.clock import Clock
 from service_utils.errors import DeadlineExceeded, ServiceUnavailable, TokenError
+from service_utils.policies.permit import Permit
 
-if TYPE_CHECKING:
-    from service_utils.policies.breaker import CircuitBreaker
-    from service_utils.policies.circuit import Permit
+__all__ = ["Classify", "Guard", "Rules", "breakers_enabled"]
 
-__all__ = ["Classify", "Entry", "Rules", "breakers_enabled", "enter", "leave", "wrap"]
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Classify: TypeAlias = Callable[[Exception], "Outcome | None"]
 
@@ -86,7 +88,90 @@ class Rules:
         return Outcome.IGNORED if refused or unsent else Outcome.FAILURE
 
 
-def wrap(breaker: CircuitBreaker, func: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
+class Guard(abc.ABC):
+    """What can be put round a piece of code: the half of a breaker that is told in exceptions.
+
+    Args:
+        clock: Where the time comes from.
+        rules: What an exception means.
+    """
+
+    def __init__(self, clock: Clock, rules: Rules) -> None:
+        self.clock = clock
+        self._rules = rules
+        self._blocks: list[Entry] = []  # ``with`` blocks that are entered and not left
+
+    @abc.abstractmethod
+    def acquire(self) -> Permit:
+        """Ask for the right to make one call."""
+
+    @abc.abstractmethod
+    def record(
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        duration: float = 0.0,
+        error: BaseException | str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Give a permit back and tell how the call went."""
+
+    def _forget_blocks(self) -> None:
+        """Have the ``with`` blocks that are open mean nothing when they are left."""
+        for block in self._blocks:
+            block.body = None
+        self._blocks.clear()
+
+    def call(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a function through the breaker; a coroutine function gives a coroutine that does the same.
+
+        An ``Exception`` is a failure unless ``ignore`` or ``classify`` say otherwise; our own refusals
+        (ServiceUnavailable, TokenError) and everything that is no ``Exception`` are ignored.
+
+        Raises:
+            CircuitOpenError: See :meth:`acquire`.
+        """
+        result: R = wrap(self, func, self._rules)(*args, **kwargs)
+        return result
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Callable[P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        func: None = None,
+        /,
+        *,
+        ignore: type[BaseException] | tuple[type[BaseException], ...] = (),
+        classify: Classify | None = None,
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+    def __call__(
+        self,
+        func: Any = None,
+        /,
+        *,
+        ignore: type[BaseException] | tuple[type[BaseException], ...] = (),
+        classify: Classify | None = None,
+    ) -> Any:
+        """Decorate a function or coroutine function: ``@breaker`` or ``@breaker(ignore=(KeyError,))``."""
+        rules = Rules.of(ignore, classify) if ignore or classify else self._rules
+        if func is None:
+            return lambda decorated: wrap(self, decorated, rules)
+        return wrap(self, func, rules)
+
+    def __enter__(self) -> Self:
+        enter(self, self.clock.monotonic())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        leave(self, error, self._rules)
+
+
+def wrap(breaker: Guard, func: Callable[..., Any], rules: Rules) -> Callable[..., Any]:
     """The function with the breaker round each of its calls.
 
     Raises:
@@ -117,7 +202,7 @@ def wrap(breaker: CircuitBreaker, func: Callable[..., Any], rules: Rules) -> Cal
 
 
 def _wrap_async(
-    breaker: CircuitBreaker, func: Callable[..., Any], rules: Rules
+    breaker: Guard, func: Callable[..., Any], rules: Rules
 ) -> Callable[..., Coroutine[Any, Any, Any]]:
     @functools.wraps(func)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -134,9 +219,7 @@ def _wrap_async(
     return guarded
 
 
-def settle(
-    breaker: CircuitBreaker, permit: Permit, rules: Rules, error: BaseException | None, began: float
-) -> None:
+def settle(breaker: Guard, permit: Permit, rules: Rules, error: BaseException | None, began: float) -> None:
     """Record how the guarded code ended. The permit is given back even when ``classify`` fails."""
     outcome, retry_after, duration = Outcome.IGNORED, None, 0.0
     try:
@@ -163,7 +246,7 @@ def _is_a_wait(value: Any) -> bool:
 class Entry:
     """A ``with`` block that has been entered and not left."""
 
-    breaker: CircuitBreaker
+    breaker: Guard
     permit: Permit
     began: float
     body: FrameType | None  # the function body the block stands in, while the block is open
@@ -174,14 +257,14 @@ class Entry:
 _entered: ContextVar[tuple[Entry, ...]] = ContextVar("_entered", default=())
 
 
-def enter(breaker: CircuitBreaker, now: float) -> None:
+def enter(breaker: Guard, now: float) -> None:
     """Take a permit for a ``with`` block."""
     entry = Entry(breaker, breaker.acquire(), now, _body())
     breaker._blocks.append(entry)
     _entered.set((*_still_open(), entry))
 
 
-def leave(breaker: CircuitBreaker, error: BaseException | None, rules: Rules) -> None:
+def leave(breaker: Guard, error: BaseException | None, rules: Rules) -> None:
     """Settle the innermost ``with`` block of this breaker in the same function body.
 
     Generators need not leave their blocks in the order in which they entered them, nor in the thread, task or
