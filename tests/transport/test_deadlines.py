@@ -24,6 +24,9 @@ from .ways import BOUNDS, LIMIT, TRACED_WAYS, WAYS, client_by, extra_threads, gi
 SLOWLY = Drip(1, 0.02)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 NOISE = random.Random(1).randbytes(2000)  # that does not get shorter
+MANY_CONTINUES = b"HTTP/1.1 100 Continue\r\n\r\n" * 500_000
+MANY_CHUNKS = CHUNKED + b"1\r\nx\r\n" * 3_000_000
+MANY_TRAILERS = CHUNKED + b"1\r\nx\r\n0\r\n" + b"X-A: b\r\n" * 3_000_000
 
 ANSWERS: dict[str, Callable[[], Reply | Pieces]] = {
     "silence": blackhole,
@@ -45,7 +48,9 @@ ANSWERS: dict[str, Callable[[], Reply | Pieces]] = {
     "silence instead of the last chunk": lambda: Pieces(((0.0, CHUNKED + b"1\r\nx\r\n"),)),
     "gzip byte by byte": lambda: Answer(200, gzip.compress(NOISE), {"Content-Encoding": "gzip"}, drip=SLOWLY),
     "continue after continue": lambda: Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, drip=Drip(25, 0.02)),
-    "a flood of continues": lambda: Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 500_000),
+    "a flood of continues": lambda: Raw(MANY_CONTINUES),
+    "a flood of chunks": lambda: Raw(MANY_CHUNKS),
+    "a flood of trailers": lambda: Raw(MANY_TRAILERS),
     "body of a redirect byte by byte": lambda: Answer(302, "x" * 500, {"Location": "/"}, drip=SLOWLY),
     "body of an error byte by byte": lambda: Answer(503, "x" * 500, drip=SLOWLY),
 }
