@@ -12,18 +12,15 @@ from urllib3.exceptions import DecodeError
 
 from service_utils.clock import SYSTEM
 
-__all__ = ["Answer", "Fields", "Incoming", "read_answer"]
+__all__ = ["Answer", "Fields", "Incoming", "is_token", "read_answer"]
 
 Fields = dict[str, tuple[str, str]]
 
-_HEAD = re.compile(
-    r"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\x20-\x7e]*))?"
-    r"(?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)*"
-)
+_STATUS_LINE = re.compile(r"HTTP/1\.1 ([2-5][0-9]{2})(?: ([\x20-\x7e]*))?")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
-_UNUSUAL = ("set-cookie", "upgrade", "trailer")
+_UNUSUAL = frozenset({"", "set-cookie", "upgrade", "trailer"})
 _WITHOUT_BODY = frozenset({204, 304})
 _MAX_FIELDS = 100  # http.client refuses more
 _MAX_CHUNK_LINE = 64
@@ -125,18 +122,20 @@ def read_answer(incoming: Incoming, *, head_only: bool, longest: float) -> Answe
 
 def _read_head(text: str, *, head_only: bool) -> _Head | None:
     """Take a plain head apart; None for one that is not plain."""
-    plain = _HEAD.fullmatch(text)
+    lines = text.split("\r\n")
+    plain = _STATUS_LINE.fullmatch(lines[0])
     if plain is None:
         return None
-    lines = text.split("\r\n")
     fields: Fields = {}
     for line in lines[1:]:
-        name, _, value = line.partition(":")
-        fields[name.lower()] = (name, value.lstrip(" \t"))
-    if not 0 < len(fields) == len(lines) - 1 < _MAX_FIELDS:
+        name, colon, value = line.partition(":")
+        if not (colon and value.isprintable()):
+            return None
+        fields[name.lower()] = (name, value.lstrip(" "))
+    if not 0 < len(fields) == len(lines) - 1 < _MAX_FIELDS or not is_token("".join(fields)):
         return None  # a name that comes twice, for one
     status = int(plain[1])
-    if any(name in fields for name in _UNUSUAL) or (300 <= status < 400 and "location" in fields):
+    if not _UNUSUAL.isdisjoint(fields) or (300 <= status < 400 and "location" in fields):
         return None
     length = 0 if head_only or status in _WITHOUT_BODY else _body_length(fields)
     coding = _value(fields, "content-encoding") if length else None
@@ -144,6 +143,11 @@ def _read_head(text: str, *, head_only: bool) -> _Head | None:
         return None
     reusable = "close" not in (_value(fields, "connection") or "")
     return _Head(status, (plain[2] or "").strip(), fields, length, coding, reusable)
+
+
+def is_token(name: str) -> bool:
+    """Whether it may be the name of a header, of the kind that names are: letters, digits, - and _."""
+    return name.replace("-", "").replace("_", "").isalnum() and name.isascii()
 
 
 def _value(fields: Fields, name: str) -> str | None:

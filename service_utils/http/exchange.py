@@ -9,13 +9,14 @@ exception.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import requests
 from requests.structures import CaseInsensitiveDict
 from urllib3.util import SKIP_HEADER
 
-from service_utils.http.answer import Answer, Incoming, read_answer
+from service_utils.http.answer import Answer, Incoming, is_token, read_answer
 from service_utils.http.connection import BoundedConnection
 
 __all__ = ["Timeouts", "exchange", "header_pairs", "headers_of", "wire_form"]
@@ -25,12 +26,9 @@ Timeouts: TypeAlias = "tuple[float | None, float | None]"
 # What http.client, urllib3 and requests put on the wire without changing a letter of it.
 _TARGET = re.compile(r"/(?:[A-Za-z0-9/_.~!$&'()*+,;=:@?-]|%[0-9A-F]{2})*")
 _METHOD = re.compile(r"[A-Z]+")
-_FIELDS = re.compile(
-    r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[\x21-\x7e\x80-\xff][\t\x20-\x7e\x80-\xff]*)?\r\n)*"
-)
 # What they write themselves where it is missing, or treat in a way of their own.
-_NEEDED = ("user-agent", "accept-encoding")
-_UNUSUAL = ("host", "transfer-encoding", "expect", "upgrade")
+_NEEDED = frozenset({"user-agent", "accept-encoding"})
+_UNUSUAL = frozenset({"host", "transfer-encoding", "expect", "upgrade"})
 
 
 def _store_is_known() -> bool:
@@ -69,7 +67,7 @@ def wire_form(request: requests.PreparedRequest, host_line: str) -> bytes | None
         host_line: The Host header of its connection, with its line end.
     """
     pairs = header_pairs(request.headers)
-    method, target, body = request.method, request.path_url, request.body
+    method, body = request.method, request.body
     if body is None:
         data = b""
     elif type(body) is bytes:
@@ -81,17 +79,33 @@ def wire_form(request: requests.PreparedRequest, host_line: str) -> bytes | None
     length = pairs.get("content-length")
     if (length[1] if length else "0") != str(len(data)) or (length is None and method not in ("GET", "HEAD")):
         return None
+    target = _target_of(request)
     if not method or not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
         return None
-    if any(name not in pairs for name in _NEEDED) or any(name in pairs for name in _UNUSUAL):
+    if not pairs.keys() >= _NEEDED or not _UNUSUAL.isdisjoint(pairs):
         return None
-    try:
-        fields = "".join([name + ": " + value + "\r\n" for name, value in pairs.values()])
-    except TypeError:  # bytes, which urllib3 takes as well
-        return None
-    if not _FIELDS.fullmatch(fields) or SKIP_HEADER in fields:
+    fields = _field_lines(pairs.values())
+    if fields is None:
         return None
     return f"{method} {target} HTTP/1.1\r\n{host_line}{fields}\r\n".encode("latin-1") + data
+
+
+def _target_of(request: requests.PreparedRequest) -> str:
+    """Path and query; ``path_url`` takes the URL apart for them."""
+    url = str(request.url)
+    start = url.find("/", len("https://"))
+    return request.path_url if start < 0 or "#" in url or url.endswith("?") else url[start:]
+
+
+def _field_lines(pairs: Collection[tuple[Any, Any]]) -> str | None:
+    """The lines of the headers; None where one is not of plain letters."""
+    try:
+        names, values = "".join([name for name, _ in pairs]), "".join([value for _, value in pairs])
+    except TypeError:  # bytes, which urllib3 takes as well
+        return None
+    if not is_token(names) or not values.isprintable() or not values.isascii() or SKIP_HEADER in values:
+        return None
+    return "".join([f"{name}: {value}\r\n" for name, value in pairs])
 
 
 def exchange(conn: BoundedConnection, data: bytes, timeouts: Timeouts, *, head_only: bool) -> Answer | None:

@@ -93,18 +93,18 @@ def response_of(
     """
     response: Any = FastResponse.__new__(FastResponse)
     content_type = answer.fields.get("content-type")
-    response.__dict__.update(
-        _content=answer.body,
-        _content_consumed=True,
-        _next=None,
-        status_code=answer.status,
-        headers=headers_of(answer.fields),
-        url=request.url,
-        encoding=None if content_type is None else _encoding_of(content_type[1]),
-        reason=answer.reason,
-        elapsed=timedelta(seconds=answer.head_at - began),
-        request=request,
-        connection=adapter,
-    )
+    response.__dict__ = {
+        "_content": answer.body,
+        "_content_consumed": True,
+        "_next": None,
+        "status_code": answer.status,
+        "headers": headers_of(answer.fields),
+        "url": request.url,
+        "encoding": None if content_type is None else _encoding_of(content_type[1]),
+        "reason": answer.reason,
+        "elapsed": timedelta(seconds=answer.head_at - began),
+        "request": request,
+        "connection": adapter,
+    }
     answered: FastResponse = response
     return answered
