@@ -131,7 +131,10 @@ class Call:
     def refuse_if_late(self) -> None:
         """Raise :class:`DeadlineExceeded` when no time is left for what comes next."""
         if self.late():
-            raise DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=self.sent)
+            raise self._too_late()
+
+    def _too_late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=self.sent)
 
     def note(self, tried: Tried, number: int, duration: float, delay: float) -> None:
         """Write down what an attempt came to. One that we refused ourselves was none."""
@@ -148,28 +151,38 @@ class Call:
 
     def longest(self) -> float:
         """Seconds of the longest attempt."""
-        return max((attempt.duration for attempt in self.attempts), default=0.0)
+        return max(self.durations(), default=0.0)
 
     def failed_before(self) -> bool:
         """Whether an attempt has failed by the service's own fault."""
         return any(attempt.outcome is Outcome.FAILURE for attempt in self.attempts)
 
     def clip(self) -> Timeout:
-        """The time-out of what is sent next, within the deadline; it is noted what that cut."""
-        self.cut_connect = self.cut_read = False
-        if self.deadline is None:
-            return self.timeout
-        left = self.deadline.remaining()
-        connect, read = self.timeout if isinstance(self.timeout, tuple) else (self.timeout, self.timeout)
-        self.cut_connect, self.cut_read = connect is None or left < connect, read is None or left < read
+        """The time-out of what is sent next, within the deadline; it is noted what that cut.
+
+        Raises:
+            DeadlineExceeded: No time is left.
+        """
+        timeout, deadline = self.timeout, self.deadline
+        if deadline is None:
+            return timeout
+        left = deadline.remaining()
+        if left <= 0.0:
+            raise self._too_late()
+        connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+        self.cut_connect = connect is None or left < connect
+        self.cut_read = read is None or left < read
         if not (self.cut_connect or self.cut_read):
-            return self.timeout
+            return timeout
         return left if self.cut_connect else connect, left if self.cut_read else read
 
     def patience(self) -> float | None:
         """Seconds to wait at most for somebody else: as long as for an answer of the service."""
-        limit = self.clip()
-        return limit[1] if isinstance(limit, tuple) else limit
+        limit = self.timeout[1] if isinstance(self.timeout, tuple) else self.timeout
+        if self.deadline is None:
+            return limit
+        left = self.deadline.remaining()
+        return left if limit is None else min(left, limit)
 
     def judged(self, verdict: Verdict, error: Exception) -> Tried:
         """What an attempt that failed on the way was: out of its own time, or of the whole call's."""

@@ -11,6 +11,8 @@ from service_utils.http.outgoing import Outgoing
 
 __all__ = ["error_for", "outcome_for", "reason_for_leaving", "reason_to_end"]
 
+_SUCCESS, _CALLER = EndReason.SUCCESS, FailureKind.CALLER  # looking into an enum takes longer than a call
+
 
 def reason_to_end(call: Call, outgoing: Outgoing, tried: Tried, *, half_open: bool) -> EndReason | None:
     """Why no attempt may follow this one, as far as attempt, request and policy tell; else None."""
@@ -26,9 +28,9 @@ def reason_to_end(call: Call, outgoing: Outgoing, tried: Tried, *, half_open: bo
 
 def _reason_of_result(tried: Tried) -> EndReason | None:
     verdict = tried.verdict
-    if verdict.outcome is Outcome.SUCCESS:
-        return EndReason.SUCCESS
-    if verdict.kind is FailureKind.CALLER:
+    if verdict.kind is None:
+        return _SUCCESS
+    if verdict.kind is _CALLER:
         return EndReason.CALLER_ERROR
     if tried.cut or isinstance(tried.error, DeadlineExceeded):
         return EndReason.DEADLINE
@@ -63,7 +65,7 @@ def error_for(call: Call, tried: Tried, *, raise_for_status: bool) -> Exception 
             call.sentence("ended" if call.attempts or call.refreshed else "was not sent", _why(call, error)),
         )
         return error
-    if verdict.kind is FailureKind.CALLER:
+    if verdict.kind is _CALLER:
         return error
     if error is not None:
         late = verdict.kind is FailureKind.TIMEOUT

@@ -15,6 +15,7 @@ from service_utils.events import (
     Listener,
     RetryScheduled,
     notify,
+    routine_wanted,
 )
 from service_utils.http.classify import Verdict
 
@@ -34,6 +35,10 @@ class CallEvents:
     def __init__(self, listeners: tuple[Listener, ...], clock: Clock) -> None:
         self._listeners = listeners
         self._clock = clock
+
+    def routine_wanted(self) -> bool:
+        """Whether anybody wants to hear of attempts that begin and of calls that go well."""
+        return routine_wanted(self._listeners)
 
     def attempt_started(self, call: Call, number: int) -> None:
         """An attempt is about to be sent."""

@@ -55,6 +55,7 @@ from service_utils.status import CallCounters
 
 __all__ = ["ResilientServiceClient"]
 
+_SUCCESS, _FAILURE = EndReason.SUCCESS, Outcome.FAILURE  # looking into an enum takes longer than a call
 _UNTRIED = (CircuitState.OPEN, CircuitState.FORCED_OPEN, CircuitState.HALF_OPEN)
 
 
@@ -419,20 +420,19 @@ class ResilientServiceClient:
                 raise TypeError(f"retry={retry!r}: must be a RetryPolicy")
             call.policy = retry
         call.budget = self._budget_of(call.policy)
-        call.deadline = self._own_deadline(deadline)
+        call.deadline = self._own_deadline(call, deadline)
         if inbound is not None:
             own = call.deadline
             call.hasty = own is None or inbound.remaining() < own.remaining()
             call.deadline = inbound if call.hasty else own
 
-    def _own_deadline(self, given: float | Deadline | None) -> Deadline | None:
+    def _own_deadline(self, call: Call, given: float | Deadline | None) -> Deadline | None:
+        if given is None:
+            return None if self.deadline is None else Deadline(call.began + self.deadline, self._clock)
         if isinstance(given, Deadline):
             return given
-        seconds = self.deadline if given is None else given
-        if seconds is None:
-            return None
-        require_seconds("deadline", seconds)
-        return Deadline.after(seconds, self._clock)
+        require_seconds("deadline", given)
+        return Deadline(call.began + given, self._clock)
 
     def _budget_of(self, policy: RetryPolicy) -> RetryBudget | None:
         budget = policy.budget
@@ -455,6 +455,7 @@ class ResilientServiceClient:
 
     def _perform(self, call: Call, outgoing: Outgoing) -> requests.Response:
         """Steps 2 to 6: a permit, the attempts, the result; the permit is given back whatever happens."""
+        call.told = self._events.routine_wanted()
         call.refuse_if_late()
         permit = self.breaker.acquire()
         try:
@@ -505,7 +506,6 @@ class ResilientServiceClient:
         if self._tokens is None:
             return self._send(call, outgoing, {})
         credentials, version = self._tokens.headers()
-        call.refuse_if_late()
         response = self._send(call, outgoing, credentials)
         if response.status_code != 401 or call.refreshed or not outgoing.replayable():
             return response
@@ -523,9 +523,9 @@ class ResilientServiceClient:
 
     def _send(self, call: Call, outgoing: Outgoing, credentials: Mapping[str, str]) -> requests.Response:
         timeout = call.clip()
-        time_left = timeout[1] if isinstance(timeout, tuple) else timeout
-        if not self._tell_time_left:
-            time_left = None
+        time_left = None
+        if self._tell_time_left:
+            time_left = timeout[1] if isinstance(timeout, tuple) else timeout
         return self._transport.send(outgoing.next_request(credentials, time_left), timeout, outgoing.options)
 
     def _classify_response(self, call: Call, outgoing: Outgoing, response: requests.Response) -> Verdict:
@@ -580,16 +580,15 @@ class ResilientServiceClient:
         """Return the answer or raise the error, its record attached."""
         call.outcome = outcome_for(call, tried)
         error = error_for(call, tried, raise_for_status=self._raise_for_status)
-        if error is not None and reason is EndReason.SUCCESS:
+        if error is not None and reason is _SUCCESS:
             reason = EndReason.NOT_RETRYABLE
         call.end(reason, self._clock.monotonic())
-        failed = call.outcome is Outcome.FAILURE
         if call.attempts:
-            why = call.sentence("failed") if failed else None
+            why = call.sentence("failed") if call.outcome is _FAILURE else None
             self._counters.finished(call.outcome, call.durations(), why)
         else:
             self._counters.rejected()
-        if call.told or reason is not EndReason.SUCCESS:
+        if call.told or reason is not _SUCCESS:
             self._events.finished(call, error)
         if error is None:
             response = cast(requests.Response, tried.response)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import requests
-from requests import PreparedRequest
+from requests import PreparedRequest, Session
 from requests.utils import super_len
 
 from service_utils.calls import Replay
@@ -37,7 +37,7 @@ Fields: TypeAlias = dict[str, tuple[str, str]]
 
 # What requests itself encodes with; it is looked up at each call, since others put theirs in its place.
 _requests: Any = requests.models
-_STOCK = requests.Session.prepare_request, requests.PreparedRequest.prepare
+_PREPARE_REQUEST, _PREPARE = Session.prepare_request, PreparedRequest.prepare
 
 _REQUEST_ID: Final = REQUEST_ID_HEADER.lower()
 _KEY: Final = IDEMPOTENCY_HEADER.lower()
@@ -255,7 +255,7 @@ def _check_plain_header(name: object, value: object) -> None:
 
 def _nothing_replaced() -> bool:
     """Whether requests would prepare a request in the way that is known here."""
-    return (requests.Session.prepare_request, requests.PreparedRequest.prepare) == _STOCK
+    return Session.prepare_request is _PREPARE_REQUEST and PreparedRequest.prepare is _PREPARE
 
 
 def _prepare(base: BaseURL, method: str, path: str, template: bool) -> _Prepared:
