@@ -57,7 +57,7 @@ class Comparison:
                 connection = 0
             outcome, asked = self._ask(session, path, answer, script, settings)
             told = f"{'warmed' if warmed else 'new'} connection, {answer}, {script}, {settings}"
-            assert outcome == expected, told
+            _assert_same(outcome, expected, told)
             _check_connections(asked, connection, answer, script, told)
             self._check_next(session, asked[-1].connection, answer, script, told)
             self.made += 1
@@ -85,6 +85,16 @@ class Comparison:
         assert response.text.endswith(" " + path), f"an answer to another request after {told}"
         if not is_plain(RawAnswer(answer.method, script.data)):
             assert whence(response)[0] != former, f"connection used again after {told}"
+
+
+def _assert_same(outcome: Outcome, expected: Outcome, told: str) -> None:
+    names = outcome.keys() | expected.keys()
+    different = {
+        name: (outcome.get(name, "-"), expected.get(name, "-"))
+        for name in sorted(names)
+        if outcome.get(name, "-") != expected.get(name, "-")
+    }
+    assert not different, f"ours and stock differ: {different}\nafter {told}"
 
 
 def _check_connections(

@@ -23,6 +23,7 @@ class RawAnswer:
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\r\n\x00]*)?\r\n")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*([^\r\n\x00]*)\r\n")
 _CHUNK = re.compile(rb"([0-9a-fA-F]{1,15})(?:[\t ]*;[\t -~]*)?\r\n")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _TRAILERS = re.compile(rb"(?:[^\r\n\x00]+\r\n)*\r\n")  # nobody reads what they say
 _NO_BODY = {b"204", b"304"}
 
@@ -45,7 +46,7 @@ def is_plain(answer: RawAnswer) -> bool:
     rest = answer.data[position:]
     lengths = [value for name, value in fields if name == b"content-length"]
     codings = [value for name, value in fields if name == b"transfer-encoding"]
-    if len(lengths) + len(codings) > 1 or not all(length.isdigit() for length in lengths):
+    if len(lengths) + len(codings) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
         return False
     if codings and codings[0].lower() != b"chunked":
         return False

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-
-import brotli
-from backports import zstd
 from hypothesis import strategies as st
 
 from .answer_lines import (
@@ -19,6 +14,7 @@ from .answer_lines import (
     ODD_STATUS_LINES,
     PLAIN_LINES,
 )
+from .codings import CODERS
 from .plainness import SMUGGLED, RawAnswer
 
 _token = st.text("abcdefXYZ-0123456789", min_size=1, max_size=12).map(str.encode)
@@ -35,15 +31,15 @@ def _header_lines() -> st.SearchStrategy[list[bytes]]:
 
 # -- bodies --------------------------------------------------------------------------------------------------
 
-_CODERS = {
-    b"gzip": gzip.compress,
-    b"x-gzip": gzip.compress,
-    b"deflate": zlib.compress,
-    b"Deflate": lambda data: zlib.compress(data)[2:-4],
-    b"br": brotli.compress,
-    b"zstd": zstd.compress,
-    b"gzip, zstd": lambda data: zstd.compress(gzip.compress(data)),
-    b"br,deflate": lambda data: zlib.compress(brotli.compress(data)),
+_CODINGS = {
+    b"gzip": CODERS["gzip"],
+    b"x-gzip": CODERS["gzip"],
+    b"deflate": CODERS["zlib"],
+    b"Deflate": CODERS["deflate"],
+    b"br": CODERS["br"],
+    b"zstd": CODERS["zstd"],
+    b"gzip, zstd": lambda data: CODERS["zstd"](CODERS["gzip"](data)),
+    b"br,deflate": lambda data: CODERS["zlib"](CODERS["br"](data)),
     b"identity": lambda data: data,
     b"compress": lambda data: data,
     b"": lambda data: data,
@@ -69,10 +65,10 @@ def _coded_bodies(draw: st.DrawFn) -> tuple[list[bytes], bytes]:
         st.sampled_from([b"", b"body", b'{"a": 1}', b"caf\xc3\xa9 \xff", b"0\r\n\r\n", SMUGGLED, b"y" * 9000])
         | st.binary(max_size=40)
     )
-    coding = draw(st.none() | st.none() | st.sampled_from(sorted(_CODERS)))
+    coding = draw(st.none() | st.none() | st.sampled_from(sorted(_CODINGS)))
     if coding is None:
         return [], plain
-    body = draw(st.sampled_from(_DAMAGES))(_CODERS[coding](plain))
+    body = draw(st.sampled_from(_DAMAGES))(_CODINGS[coding](plain))
     return [draw(st.sampled_from([b"Content-Encoding: ", b"content-encoding:"])) + coding], body
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 
-import brotli
 import pytest
-from backports import zstd
 from hypothesis import given
 
+from .codings import CODERS
 from .comparing import Comparison, comparison, split
 from .fuzzing import examples, fuzz
 from .pieces import Ending
@@ -20,9 +18,9 @@ SMALL = 90  # bytes; of a longer answer this many places are enough
 GENERATED = 5
 
 _CODED = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s"
-_ZIPPED = gzip.compress(b"hello", mtime=0)
-_BROTLI = brotli.compress(b"hello")
-_ZSTD = zstd.compress(b"hello")
+_ZIPPED = CODERS["gzip"](b"hello")
+_BROTLI = CODERS["br"](b"hello")
+_ZSTD = CODERS["zstd"](b"hello")
 
 ANSWERS = {
     "plain": RawAnswer(
