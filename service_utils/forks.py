@@ -19,9 +19,9 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
-__all__ = ["Forks", "Guarded", "guard", "in_child"]
+__all__ = ["Forks", "guard", "in_child"]
 
 _PATIENCE = 2.0  # seconds a fork waits for a section that somebody is in; they take microseconds
 
@@ -30,10 +30,14 @@ _logger = logging.getLogger("service_utils")
 _Ref: TypeAlias = Callable[[], Any]  # a weak reference, or whatever else gives the thing or None
 
 
-class Guarded(Protocol):
-    """What :func:`guard` takes. It may have a method ``_renew_in_child()`` besides."""
+class _Thing(weakref.ref[Any]):
+    """A weak reference that knows under what it is kept, so that all can share one callback."""
 
-    _lock: threading.RLock
+    __slots__ = ("key",)
+
+    def __init__(self, thing: object, forget: Callable[[_Thing], object]) -> None:
+        super().__init__(thing, forget)  # type: ignore[call-arg]
+        self.key = id(thing)
 
 
 class Forks:
@@ -45,15 +49,15 @@ class Forks:
 
     def __init__(self, patience: float = _PATIENCE) -> None:
         self._patience = patience
-        self._things: dict[int, _Ref] = {}  # in the order in which they came, by identity
+        self._things = things = dict[int, _Thing]()  # in the order in which they came, by identity
+        self._forget = lambda reference: things.pop(reference.key, None)
         self._actions: dict[object, _Ref] = {}
         self._forking = threading.RLock()  # so that two threads that fork do not wait for each other
         self._taken: list[list[threading.RLock]] = []  # one list per fork: a signal handler may fork within
 
-    def guard(self, thing: Guarded) -> None:
+    def guard(self, thing: object) -> None:
         """See the function :func:`guard`."""
-        key, things = id(thing), self._things
-        things[key] = weakref.ref(thing, lambda _: things.pop(key, None))
+        self._things[id(thing)] = _Thing(thing, self._forget)
 
     def in_child(self, action: Callable[[], object]) -> None:
         """See the function :func:`in_child`."""
@@ -70,7 +74,9 @@ class Forks:
         self._taken.append(taken)
         patience = self._patience
         for thing in self._alive():
-            lock = thing._lock
+            lock = getattr(thing, "_lock", None)
+            if lock is None:
+                continue
             if lock.acquire(timeout=patience):
                 taken.append(lock)
             else:
@@ -88,7 +94,8 @@ class Forks:
         self._taken.clear()
         things = self._alive()
         for thing in things:
-            thing._lock = threading.RLock()
+            if hasattr(thing, "_lock"):
+                thing._lock = threading.RLock()
         for thing in things:
             _do(getattr(thing, "_renew_in_child", None))
         for action in list(self._actions.values()):
@@ -114,12 +121,12 @@ def _do(action: Callable[[], object] | None) -> None:
 _forks = Forks()
 
 
-def guard(thing: Guarded) -> None:
+def guard(thing: object) -> None:
     """Have the lock and the state of a thing survive forks. Only a weak reference to it is kept.
 
     Args:
-        thing: Keeps its lock, an ``RLock``, in ``_lock`` and looks there each time. If it has a method
-            ``_renew_in_child``, that is called in each child once all guarded things have their new locks.
+        thing: Keeps its lock, an ``RLock``, in ``_lock`` and looks there each time, if it has one. If it has
+            a method ``_renew_in_child``, that is called in each child once all locks are new.
     """
     _forks.guard(thing)
 

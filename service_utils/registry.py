@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from service_utils.forks import guard
 from service_utils.policies.breaker import BreakerConfig, CircuitBreaker
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ServiceRegistry:
         self._lock = threading.RLock()
         self._clients: dict[str, ResilientServiceClient] = {}
         self._breakers: dict[str, CircuitBreaker] = {}
+        guard(self)
 
     def add(self, client: ResilientServiceClient) -> None:
         """Enter a client under its name."""

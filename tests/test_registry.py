@@ -18,7 +18,8 @@ from service_utils import (
     get_circuit_stats,
     reset_all_circuits,
 )
-from tests.side_by_side import together
+from tests.forked import in_child
+from tests.side_by_side import in_thread, together
 
 NOWHERE = "http://127.0.0.1:9"
 MakeClient = Callable[..., ResilientServiceClient]
@@ -243,3 +244,16 @@ def test_threads_come_and_go(registry: ServiceRegistry, make_client: MakeClient)
 
     together(8, work)
     assert registry.names() == []
+
+
+def test_a_child_has_the_same_clients(registry: ServiceRegistry, make_client: MakeClient) -> None:
+    """A forked child finds the parent's clients, even if another thread was just entering one."""
+    make_client("Chroma")
+
+    def child() -> list[str]:
+        assert in_thread(lambda: registry.get_circuit_breaker("llm"))
+        return [*registry.names(), *registry.circuit_breakers()]
+
+    with registry._lock:
+        assert in_child(child) == ["chroma", "llm", "chroma"]
+    assert registry.names() == ["chroma"]

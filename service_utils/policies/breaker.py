@@ -102,6 +102,7 @@ class CircuitBreaker(Guard):
             self._circuit.start_disabled("CIRCUIT_BREAKER_ENABLED=false")
         self._who = (self.label, self.name)
         self._monotonic = self.clock.monotonic
+        self._last_success: float | None = None
         self._begin_process()
         forks.guard(self)
 
@@ -109,8 +110,7 @@ class CircuitBreaker(Guard):
         self._spare, self._other = Permit(), Permit()  # to be given out, and again
         self._succeeded = 0
         self._rejected = 0
-        self._last_success: float | None = None
-        self._counted_then = 0  # successes at that time
+        self._counted_then = 0  # successes when the last one was timed
         self._look_at = 0  # the number of successes at which to look at the clock again
         self._shut: Shut | None = None
         self._lay_out_locked()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import threading
 
+from service_utils.forks import guard
+
 __all__ = ["RetryBudget"]
 
 # Ten deposits of 0.1 make 0.9999999999999999 in floating point; they have paid for a retry all the same.
@@ -17,7 +19,7 @@ _NEARLY_ONE = 1.0 - 1e-9
 
 
 class RetryBudget:
-    """A bucket of tokens that starts full. For any number of threads.
+    """A bucket of tokens that starts full. For any number of threads; a forked child goes on with a copy.
 
     Args:
         ratio: Tokens each call pays in: 0.5 allows one retry per two calls in the long run.
@@ -28,13 +30,14 @@ class RetryBudget:
         ValueError: An argument is negative or not finite.
     """
 
-    __slots__ = ("_balance", "_lock", "capacity", "ratio")
+    __slots__ = ("__weakref__", "_balance", "_lock", "capacity", "ratio")
 
     def __init__(self, ratio: float = 0.5, capacity: float = 10.0) -> None:
         self.ratio = _checked("ratio", ratio)
         self.capacity = _checked("capacity", capacity)
         self._balance = self.capacity
         self._lock = threading.RLock()
+        guard(self)
 
     @property
     def balance(self) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+
 import pytest
 
+from service_utils import events
 from service_utils.calls import Outcome
 from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitChanged, CircuitRejected, Event
+from service_utils.logs import LoggingListener
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.testing import FakeClock
 from tests.policies.circuits import (
@@ -169,3 +174,83 @@ def test_killed_while_a_refusal_is_told(fake_clock: FakeClock) -> None:
     with pytest.raises(KeyboardInterrupt):
         breaker.acquire()
     assert totals(breaker) == (0, THRESHOLD, 0, 1)
+
+
+@pytest.fixture
+def only_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> Callable[[], list[str]]:
+    """A process in which only the log listens; gives what it wrote of refusals."""
+    listener = LoggingListener()
+    monkeypatch.setattr(events, "_subscribers", {object(): listener})
+    opening = "[chroma] Circuit breaker OPEN - rejecting request"
+
+    def lines() -> list[str]:
+        texts = [record.getMessage() for record in caplog.records]
+        return [text.removeprefix(opening) for text in texts if text.startswith(opening)]
+
+    return lines
+
+
+@pytest.mark.parametrize("ask", ["acquire", "check", "refused"])
+@pytest.mark.parametrize("state", ["open", "forced_open", "half_open"])
+def test_refusals_in_the_log(
+    fake_clock: FakeClock, only_the_log: Callable[[], list[str]], state: str, ask: str
+) -> None:
+    """The first refusal has a line, those of the next second are counted, each of them once."""
+    breaker, _ = half_open_breaker(fake_clock)
+    if state == "open":
+        breaker.reset()
+        fail(breaker, THRESHOLD)
+    elif state == "forced_open":
+        breaker.force_open("maintenance")
+    for _ in range(38):
+        with contextlib.suppress(CircuitOpenError):
+            getattr(breaker, ask)()
+    fake_clock.advance(1)
+    try_acquire(breaker)
+    fake_clock.advance(0.9)
+    try_acquire(breaker)
+    fake_clock.advance(0.1)
+    try_acquire(breaker)
+    assert only_the_log() == ["", " (37 more)", " (1 more)"]
+
+
+def test_each_open_spell_begins_with_a_line(
+    fake_clock: FakeClock, only_the_log: Callable[[], list[str]]
+) -> None:
+    """A circuit that opens again within the second is not silent about it."""
+    breaker = open_breaker(fake_clock, recovery_timeout=0.1)
+    for _ in range(3):
+        for _ in range(4):
+            assert try_acquire(breaker) is None
+        fake_clock.advance(0.1)
+        fail(breaker)
+    assert only_the_log() == [""] * 3
+
+
+def test_a_listener_that_comes_later_hears_every_refusal(
+    fake_clock: FakeClock, only_the_log: Callable[[], list[str]]
+) -> None:
+    """While the log only counts, somebody who subscribes is told from then on, and until he leaves."""
+    breaker, ear = open_breaker(fake_clock), Ear()
+    assert [try_acquire(breaker) for _ in range(5)] == [None] * 5
+    end = events.subscribe(ear)
+    assert [try_acquire(breaker) for _ in range(5)] == [None] * 5
+    end()
+    assert [try_acquire(breaker) for _ in range(5)] == [None] * 5
+    fake_clock.advance(1)
+    try_acquire(breaker)
+    assert len(ear.rejections) == 5
+    assert only_the_log() == ["", " (14 more)"]
+
+
+def test_a_listener_of_its_own_hears_every_refusal(
+    fake_clock: FakeClock, only_the_log: Callable[[], list[str]]
+) -> None:
+    """That the log only counts keeps nothing from the breaker's own listeners."""
+    ear = Ear()
+    breaker = open_breaker(fake_clock, listeners=[ear])
+    assert [try_acquire(breaker) for _ in range(5)] == [None] * 5
+    assert len(ear.rejections) == 5
+    assert only_the_log() == [""]

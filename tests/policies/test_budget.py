@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service_utils.policies.budget import RetryBudget
+from tests.side_by_side import in_thread
 
 
 def test_starts_full() -> None:
@@ -55,6 +56,14 @@ def test_runs_over_at_capacity() -> None:
     for _ in range(100):
         budget.deposit()
     assert budget.balance == 2.0
+
+
+def test_a_full_bucket_keeps_nobody_waiting() -> None:
+    """Calls of a client that is well pay in without waiting for each other."""
+    budget = RetryBudget()
+    with budget._lock:
+        assert in_thread(budget.deposit)
+    assert budget.balance == 10.0
 
 
 def test_refusal_takes_nothing() -> None:
