@@ -26,11 +26,13 @@ class Comparison:
         made: How many answers of ours were compared with the stock one.
     """
 
-    def __init__(self, server: RawServer) -> None:
+    def __init__(self, server: RawServer, verify: bool | str = True) -> None:
         self.server = server
         self.made = 0
         self._numbers = itertools.count(1)
         self._stock, self._new, self._warmed = stock_session(), fast_session(), fast_session()
+        for session in (self._stock, self._new, self._warmed):
+            session.verify = verify
 
     def close(self) -> None:
         for session in (self._stock, self._new, self._warmed):

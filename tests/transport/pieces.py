@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
+import ssl
 import struct
 import termios
 import time
@@ -22,6 +24,7 @@ class Ending(Enum):
 
     OPEN = "open"  # for one more request; for a short while only, so that nobody waits for what never comes
     CLOSE = "close"
+    NOTIFY = "notify"  # close, which TLS can say beforehand
     RESET = "reset"
 
 
@@ -55,6 +58,10 @@ def hang_up(sock: socket.socket, ending: Ending) -> None:
     if ending is Ending.RESET:
         _wait_until_arrived(sock)  # a reset takes back what has not arrived
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    if ending is Ending.NOTIFY and isinstance(sock, ssl.SSLSocket):
+        sock.settimeout(0)
+        with contextlib.suppress(OSError):  # the other side has not said the same yet
+            sock.unwrap()
     sock.close()
 
 

@@ -97,14 +97,17 @@ def server() -> Iterator[RawServer]:
         yield server
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def answers(server: RawServer) -> Iterator[Callable[[Case], list[requests.Response]]]:
-    """The answers to three sessions: a stock one, one of ours, one of ours that has been in use."""
+    """The answers to three sessions: a stock one, one of ours without a connection, one of ours in use."""
     sessions = [stock_session(), fast_session(), fast_session()]
 
     def ask(case: Case) -> list[requests.Response]:
         server.scripts["/asked"] = server.scripts["/asked?q=1"] = Script((case.data,), Ending.OPEN)
+        sessions[1].close()
         warm(sessions[2], server)
+        for session in sessions:
+            session.cookies.clear()
         settings = {"timeout": TIMEOUT, **case.settings}
         return [session.request(case.method, server.url + "/asked", **settings) for session in sessions]
 
@@ -351,7 +354,7 @@ _AFTERWARDS = [
 _COPIES: dict[str, Callable[[Any], Any]] = {
     **{
         f"pickle {number}": lambda each, number=number: pickle.loads(pickle.dumps(each, number))
-        for number in range(6)
+        for number in (2, 5)
     },
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
