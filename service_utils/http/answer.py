@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from urllib3 import HTTPResponse
+from urllib3 import HTTPHeaderDict, HTTPResponse
 from urllib3.exceptions import DecodeError
 
 from service_utils.clock import SYSTEM
 
-__all__ = ["Answer", "Fields", "Incoming", "is_token", "read_answer"]
+__all__ = ["Answer", "Fields", "Incoming", "is_token", "raw_response", "read_answer"]
 
 Fields = dict[str, tuple[str, str]]
 
@@ -39,6 +39,7 @@ class Answer:
         body: All of it, decoded.
         head_at: When the head had arrived, in seconds of the machine's monotonic clock.
         reusable: Whether the connection may be used again.
+        raw: What decoded the body, or None.
     """
 
     status: int
@@ -47,6 +48,7 @@ class Answer:
     body: bytes
     head_at: float
     reusable: bool
+    raw: HTTPResponse | None = None
 
 
 class Incoming:
@@ -113,11 +115,25 @@ def read_answer(incoming: Incoming, *, head_only: bool, longest: float) -> Answe
         body, clean = _read_chunked(incoming, start, longest)
     else:
         body, clean = _read_length(incoming, start, head.length, longest)
+    raw: HTTPResponse | None = None
     if body is not None and head.coding is not None:
-        body = _decoded(body, head.coding, longest)
+        raw = raw_response(head.status, head.reason, head.fields.values(), body)
+        body = _decoded(raw, longest)
     if body is None:
         return None
-    return Answer(head.status, head.reason, head.fields, body, head_at, head.reusable and clean)
+    return Answer(head.status, head.reason, head.fields, body, head_at, head.reusable and clean, raw)
+
+
+def raw_response(
+    status: int, reason: str | None, headers: Iterable[tuple[str, str]], body: bytes
+) -> HTTPResponse:
+    """What urllib3 would have made of an answer, its body still to be read."""
+    source = io.BytesIO(body)
+    raw = HTTPResponse(
+        source, HTTPHeaderDict(headers), status, version=11, reason=reason, preload_content=False
+    )
+    raw.version_string = "HTTP/1.1"
+    return raw
 
 
 def _read_head(text: str, *, head_only: bool) -> _Head | None:
@@ -220,15 +236,12 @@ def _fill(incoming: Incoming, buffer: bytearray, length: int) -> bool:
     return True
 
 
-def _decoded(body: bytes, coding: str, longest: float) -> bytes | None:
+def _decoded(raw: HTTPResponse, longest: float) -> bytes | None:
     """The body as urllib3 decodes it; None where it cannot, or where it becomes too long."""
-    source = HTTPResponse(
-        io.BytesIO(body), {"content-encoding": coding}, preload_content=False, decode_content=True
-    )
     pieces: list[bytes] = []
     length = 0
     try:
-        for piece in source.stream(_PIECE):
+        for piece in raw.stream(_PIECE, decode_content=True):
             pieces.append(piece)
             length += len(piece)
             if length > longest:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import io
+from collections import deque
 from datetime import timedelta
 from typing import Any
 
 import requests
 from requests.cookies import RequestsCookieJar
 from requests.utils import get_encoding_from_headers
-from urllib3 import HTTPHeaderDict, HTTPResponse
+from urllib3 import HTTPResponse
 
 from service_utils.errors import LazyCall
-from service_utils.http.answer import Answer
+from service_utils.http.answer import Answer, raw_response
 from service_utils.http.exchange import headers_of
 
 __all__ = ["FastResponse", "response_of"]
@@ -36,23 +36,26 @@ class _Lazy:
 
 
 def _raw_of(response: FastResponse) -> HTTPResponse:
-    """What ``.raw`` is once a body has been read: closed, and still good for status and headers."""
-    body = io.BytesIO()
-    body.close()
-    request = response.request
-    raw = HTTPResponse(
-        body,
-        HTTPHeaderDict(response.headers.items()),
-        response.status_code,
-        version=11,
-        reason=response.reason,
-        preload_content=False,
-        decode_content=False,
-        request_method=request.method,
-        request_url=request.path_url,
+    """What ``.raw`` is once a body has been read."""
+    body: Any = response._content
+    chunked = "transfer-encoding" in response.headers or response.request.method == "HEAD"
+    raw = raw_response(
+        response.status_code, response.reason, response.headers.items(), b"" if chunked else body
     )
-    raw.version_string = "HTTP/1.1"
-    return raw
+    if not chunked:
+        deque(raw.stream(decode_content=True), maxlen=0)
+    return _as_read(raw, response)
+
+
+def _as_read(raw: Any, response: FastResponse) -> HTTPResponse:
+    """Have it look as it does after ``requests`` has read it from a connection."""
+    raw._fp.close()
+    raw.length_remaining = 0 if raw.length_remaining is not None else None
+    raw.decode_content = False
+    raw.retries = response.connection.max_retries
+    raw.url = response.request.path_url
+    read: HTTPResponse = raw
+    return read
 
 
 class FastResponse(requests.Response):
@@ -107,4 +110,6 @@ def response_of(
         "connection": adapter,
     }
     answered: FastResponse = response
+    if answer.raw is not None:
+        answered.raw = _as_read(answer.raw, answered)
     return answered

@@ -40,6 +40,7 @@ from service_utils.http.options import (
     checked_verify,
     resolve_verify,
 )
+from service_utils.http.response import FastResponse
 from service_utils.http.sending import Sending
 from service_utils.http.urls import BaseURL
 
@@ -166,6 +167,8 @@ class SessionTransport:
             read_body(response, self._limit, self._service, options.deadline)
         else:
             attempt.leave_to_caller(response)
+        if type(response) is Response:  # of a session that was given
+            response.__class__ = FastResponse
         return response
 
     def close(self) -> None:
