@@ -229,6 +229,22 @@ def test_nothing_to_put_right() -> None:
     assert in_thread(plain._lock.acquire)
 
 
+def test_without_a_lock() -> None:
+    """A thing that needs no lock is put right, and given none."""
+
+    class Lockless:
+        renewed = 0
+
+        def _renew_in_child(self) -> None:
+            self.renewed += 1
+
+    own, thing = Forks(), Lockless()
+    own.guard(thing)
+    own.before()
+    own.after_in_child()
+    assert vars(thing) == {"renewed": 1}
+
+
 def test_guarded_twice() -> None:
     """Who guards a thing twice has it put right once."""
     own, pair = Forks(), Pair()

@@ -22,6 +22,7 @@ from service_utils.events import (
     FallbackUsed,
     RetryScheduled,
 )
+from service_utils.forks import Forks
 from service_utils.logs import LoggingListener, seconds_in_words
 from tests.forked import in_child
 from tests.side_by_side import in_thread
@@ -414,4 +415,17 @@ def test_a_child_tells_its_own_rejections_only(log: pytest.LogCaptureFixture) ->
     with listener._lock:
         assert in_child(child) == ["", " (1 more)"]
     listener(rejected(at=6.3))
+    assert lines(log) == ["", " (1 more)"]
+
+
+def test_a_count_that_ends_with_a_fork(log: pytest.LogCaptureFixture) -> None:
+    """What a child does first: it lets go of what its parent has counted, and of nothing else."""
+    listener, own = LoggingListener(), Forks()
+    listener(rejected(at=5.0))
+    listener(rejected(at=5.1))
+    own.guard(listener)
+    own.before()
+    own.after_in_child()
+    listener(rejected(at=5.2))
+    listener(rejected(at=6.0))
     assert lines(log) == ["", " (1 more)"]

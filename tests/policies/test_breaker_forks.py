@@ -11,6 +11,7 @@ import pytest
 
 from service_utils import events
 from service_utils.calls import Outcome
+from service_utils.forks import Forks
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.policies.budget import RetryBudget
 from service_utils.testing import FakeClock
@@ -169,6 +170,20 @@ def test_blocks_that_are_open_when_the_process_forks(fake_clock: FakeClock) -> N
     assert in_child(leave) == (1, 0, 0, 0)
     assert in_child(lambda: breaker._blocks) == []
     assert leave() == (2, 1, 0, 0)
+
+
+def test_what_a_child_does_first(fake_clock: FakeClock) -> None:
+    """The steps that a child takes, taken here one by one: the counts are gone, the state is not."""
+    breaker = make_breaker(fake_clock)
+    with breaker:
+        fail(breaker, THRESHOLD - 1)
+        own = Forks()
+        own.guard(breaker)
+        own.before()
+        own.after_in_child()
+    assert totals(breaker) == (0, 0, 0, 0)
+    fail(breaker)
+    assert breaker.state == "open"
 
 
 def test_children_of_a_breaker_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
