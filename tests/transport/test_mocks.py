@@ -17,10 +17,12 @@ import vcr
 from requests.adapters import BaseAdapter, HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.util import Retry
 
 from service_utils import ResilientServiceClient, RetryPolicy, ServiceRegistry, call_of
 from service_utils.testing import FakeClock
 
+from .pieces import Script
 from .raw_server import RawServer
 from .sessions import fast_session, warm, whence
 
@@ -449,6 +451,18 @@ def test_adapter_for_everything(session: requests.Session, server: RawServer) ->
     session.mount("http://", before)
     warm(session, server)
     assert not passes_urllib3(lambda: session.get(server.url + "/a", timeout=PATIENCE))
+
+
+def test_retries_of_the_adapter(session: requests.Session, server: RawServer) -> None:
+    """urllib3's own retries, where somebody has set them on the adapter."""
+    server.scripts["/busy"] = Script((b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",))
+    adapter: Any = session.get_adapter(server.url)
+    adapter.max_retries = Retry(total=2, status_forcelist=[503], backoff_factor=0)
+    server.take()
+    with pytest.raises(requests.exceptions.RetryError):
+        session.get(server.url + "/busy", timeout=PATIENCE)
+
+    assert len(server.take()) == 3
 
 
 def test_session_of_the_users_with_its_adapter(server: RawServer, registry: ServiceRegistry) -> None:

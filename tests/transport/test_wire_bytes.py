@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +91,20 @@ def test_ipv6() -> None:
     with RawServer("::1") as server:
         compare(server, TABLE["method GET"])
         compare(server, TABLE["json {'a': 1}"])
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_copied_sessions(how: Callable[[requests.Session], requests.Session], server: RawServer) -> None:
+    """A session that was copied or pickled sends what the one it was made from sends."""
+    with fast_session() as session:
+        session.headers["X-Own"] = "1"
+        session.auth = ("user", "password")
+        warm(session, server)
+        expected = sent(session, server, TABLE["json {'a': 1}"])
+        with how(session) as copied:
+            assert sent(copied, server, TABLE["json {'a': 1}"]) == expected
+            warm(copied, server)
+            assert sent(copied, server, TABLE["json {'a': 1}"]) == expected
 
 
 # -- the environment, where a session is asked to heed it ----------------------------------------------------
