@@ -153,7 +153,10 @@ def _read_head(text: str, *, head_only: bool) -> _Head | None:
     status = int(plain[1])
     if not _UNUSUAL.isdisjoint(fields) or (300 <= status < 400 and "location" in fields):
         return None
-    length = 0 if head_only or status in _WITHOUT_BODY else _body_length(fields)
+    without_body = head_only or status in _WITHOUT_BODY
+    if without_body and "transfer-encoding" in fields:
+        return None  # a body that ought not to be
+    length = 0 if without_body else _body_length(fields)
     coding = _value(fields, "content-encoding") if length else None
     if length is None or (coding is not None and coding not in _CODINGS):
         return None

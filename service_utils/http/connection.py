@@ -191,13 +191,20 @@ class BoundedConnection(HTTPConnection):
             if self._send_error is not None:
                 raise self._send_error
             return
-        if self._sending is None or not isinstance(data, bytes | bytearray | memoryview):
-            super().send(data)
-            return
         if self.sock is None:
             self.connect()
+        if self._sending is None or self.debuglevel or not isinstance(data, bytes | bytearray | memoryview):
+            self._send_as_ever(data)
+            return
         sys.audit("http.client.send", self, data)
         self.send_bounded(data)
+
+    def _send_as_ever(self, data: Any) -> None:
+        """Leave it to http.client, which prints it where that is asked for."""
+        if self._sending is not None:
+            self._sending.sent += 1  # for all that is known
+            self.sock.settimeout(self.time_for())
+        super().send(data)
 
     def send_bounded(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes on the open socket, and count them."""

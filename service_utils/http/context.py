@@ -114,9 +114,8 @@ def unbind_context(token: ContextToken) -> None:
         return
 
 
-def bound_context() -> BoundContext:
-    """All that is bound at this moment."""
-    return _bound.get()
+bound_context: Callable[[], BoundContext] = _bound.get
+"""All that is bound at this moment."""
 
 
 def current_request_id() -> str | None:

@@ -235,7 +235,7 @@ class FastSession(requests.Session):
         if timeouts is None or not nothing_replaced():
             return None
         adapter = self.get_adapter(str(request.url))
-        if type(adapter) is not FastAdapter:
+        if type(adapter) is not FastAdapter or "send" in adapter.__dict__:
             return None
         pool = adapter.pool_for(request, verify, cert)
         data = None if pool is None else wire_form(request, pool.host_line())

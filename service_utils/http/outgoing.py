@@ -65,25 +65,33 @@ class Outgoing(Protocol):
         ...
 
 
+def _more_than_headers() -> None:
+    """Tells of a session that adds more than headers to each request."""
+
+
 class RequestMaker:
     """Makes the requests of one client's calls: plain ones of parts prepared before, others from the ground.
 
     Args:
         defaults: What the client adds to every call.
         transport: Prepares what is not plain.
+
+    Attributes:
+        prepared: See :class:`~service_utils.http.plain.PlainCalls`.
     """
 
-    __slots__ = ("_defaults", "_plain", "_transport")
+    __slots__ = ("_defaults", "_plain", "_transport", "prepared")
 
     def __init__(self, defaults: CallDefaults, transport: Transport) -> None:
         self._defaults = defaults
         self._transport = transport
-        self._plain: PlainCalls | None = None
         session_headers = getattr(transport, "default_headers", None)
-        if defaults.auth is None and session_headers is not None:
-            self._plain = PlainCalls(
-                defaults.base, defaults.headers, session_headers, idempotency_keys=defaults.idempotency_keys
-            )
+        if defaults.auth is not None or session_headers is None:
+            session_headers = _more_than_headers
+        self._plain = PlainCalls(
+            defaults.base, defaults.headers, session_headers, idempotency_keys=defaults.idempotency_keys
+        )
+        self.prepared = self._plain.prepared
 
     def make(
         self,
@@ -101,12 +109,9 @@ class RequestMaker:
             TypeError: An argument is unknown or of the wrong type.
             ValueError: The path, a header or the body cannot be sent; see also :meth:`BaseURL.join`.
         """
-        if self._plain is not None:
-            plain = self._plain.build(
-                method, path, path_params, idempotency_key, deadline, inbound, arguments
-            )
-            if plain is not None:
-                return plain
+        plain = self._plain.build(method, path, path_params, idempotency_key, deadline, inbound, arguments)
+        if plain is not None:
+            return plain
         return build(
             self._defaults,
             self._transport,

@@ -30,7 +30,7 @@ from service_utils.http.replays import replay_of
 from service_utils.http.urls import BaseURL, label_of, places_of, segment
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["Fields", "PlainCalls", "PlainRequest"]
+__all__ = ["Fields", "PlainCalls", "PlainRequest", "Prepared"]
 
 Fields: TypeAlias = dict[str, tuple[str, str]]
 """Name and value of headers by the name in lower case, in their order."""
@@ -105,7 +105,7 @@ class PlainRequest:
 
 
 @dataclass(slots=True)
-class _Prepared:
+class Prepared:
     """What the plain calls of one method and path have in common. It holds nothing of any one call.
 
     Attributes:
@@ -156,9 +156,13 @@ class PlainCalls:
         headers: Headers of every request.
         session_headers: Tells the headers that the session adds, or None while it adds more than that.
         idempotency_keys: Whether POST and PATCH get a key of their own accord.
+
+    Attributes:
+        prepared: ``prepared(method, path, is_template)`` gives what is kept of a method and a path without
+            query; a ValueError or TypeError means that such calls are not plain.
     """
 
-    __slots__ = ("_base_path", "_checked", "_headers", "_idempotency_keys", "_prepared", "_session_headers")
+    __slots__ = ("_base_path", "_checked", "_headers", "_idempotency_keys", "_session_headers", "prepared")
 
     def __init__(
         self,
@@ -174,7 +178,7 @@ class PlainCalls:
         self._checked: Fields = {}
         self._idempotency_keys = idempotency_keys
         # A partial, not a method: the cache would keep its owner alive.
-        self._prepared = functools.lru_cache(_KEPT)(functools.partial(_prepare, base))
+        self.prepared = functools.lru_cache(_KEPT)(functools.partial(_prepare, base))
 
     def build(
         self,
@@ -198,7 +202,7 @@ class PlainCalls:
             _require(type(method) is str and type(path) is str)
             path, mark, query = path.partition("?")
             _require(not mark or _PLAIN_QUERY.fullmatch(query) is not None)
-            prepared = self._prepared(method, path, path_params is not None)
+            prepared = self.prepared(method, path, path_params is not None)
             url = prepared.url_with(path_params, query, arguments.get("params"))
             headers = self._headers_with(arguments.get("headers"))
             key = self._key_for(prepared.method, headers, idempotency_key)
@@ -258,13 +262,14 @@ def _nothing_replaced() -> bool:
     return Session.prepare_request is _PREPARE_REQUEST and PreparedRequest.prepare is _PREPARE
 
 
-def _prepare(base: BaseURL, method: str, path: str, template: bool) -> _Prepared:
+def _prepare(base: BaseURL, method: str, path: str, template: bool) -> Prepared:
     """Have ``requests`` prepare a path.
 
     Raises:
         ValueError: It cannot be sent, or is not plain.
     """
-    _require(method.isascii() and method.isalpha() and "#" not in path)
+    _require(type(method) is str and method.isascii() and method.isalpha())
+    _require(type(path) is str and "#" not in path and "?" not in path)
     texts = places_of(path) if template else [path]
     tried = "x".join(texts[::2])  # as it would be with a letter in each place
     url = base.join(tried)
@@ -276,7 +281,7 @@ def _prepare(base: BaseURL, method: str, path: str, template: bool) -> _Prepared
         # Where nothing changes round letters, nothing changes round segments that are quoted already.
         _require(path.startswith("/") and sent == base.url + tried)
         sent = base.url + texts[0]
-    return _Prepared(method.upper(), label_of(path), sent, tuple(zip(texts[1::2], texts[2::2], strict=True)))
+    return Prepared(method.upper(), label_of(path), sent, tuple(zip(texts[1::2], texts[2::2], strict=True)))
 
 
 def _request_id_for(headers: Fields, inbound: BoundContext) -> str:

@@ -66,7 +66,7 @@ class IdleStack:
     def drop_oldest(self, unused_since: float) -> None:
         """Close the connection that has been kept longest, if nobody has used it since a moment."""
         try:
-            if self._items[0].idle_since < unused_since:
+            if getattr(self._items[0], "idle_since", unused_since) < unused_since:
                 self._items.pop(0).close()
         except IndexError:  # another thread was faster
             return
@@ -112,10 +112,10 @@ class BoundedPool(HTTPConnectionPool):
             raise ClosedPoolError(self, "Pool is closed.")
         while True:
             try:
-                conn: BoundedConnection = idle.get(block=False)
+                conn: Any = idle.get(block=False)
             except queue.Empty:
                 return None
-            if self._is_good(conn):
+            if isinstance(conn, BoundedConnection) and self._is_good(conn):
                 return conn
             conn.close()
 

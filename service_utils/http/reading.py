@@ -18,6 +18,7 @@ __all__ = ["AnswerSource"]
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n\0]*)?\r\n")
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)\r\n")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n")
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -88,7 +89,7 @@ class _Reader(io.BufferedReader):
     def __init__(self, raw: _BoundedFile) -> None:
         super().__init__(raw)
         self._status: int | None = None  # of the head being read
-        self._in_head = True
+        self._in_head, self._in_trailer = True, False
         self._lengths: list[bytes] = []
         self._codings: list[bytes] = []
 
@@ -96,8 +97,11 @@ class _Reader(io.BufferedReader):
         line = super().readline(-1 if limit is None else limit)
         if self._in_head:
             self._look_at(line)
-        elif not line.endswith(b"\r\n"):  # the size of a chunk, or a trailer
-            self.raw.spoil()
+        elif self._in_trailer:
+            if line != b"\r\n" and not _HEADER_LINE.fullmatch(line):
+                self.raw.spoil()
+        else:
+            self._look_at_chunk(line)
         return line
 
     def close(self) -> None:
@@ -128,6 +132,13 @@ class _Reader(io.BufferedReader):
             self._lengths.append(header[2].strip())
         elif name == b"transfer-encoding":
             self._codings.append(header[2].strip().lower())
+
+    def _look_at_chunk(self, line: bytes) -> None:
+        chunk = _CHUNK_LINE.fullmatch(line)
+        if chunk is None:
+            self.raw.spoil()
+        elif not int(chunk[1], 16):
+            self._in_trailer = True
 
     def _end_head(self) -> None:
         if self._status == 100:  # http.client passes over it and reads the next head
