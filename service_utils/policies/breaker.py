@@ -36,10 +36,10 @@ from service_utils.calls import Outcome
 from service_utils.clock import Clock
 from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitState, Listener, count_hushed, notify, notify_rejection
-from service_utils.policies.breaker_config import BreakerConfig
+from service_utils.policies.breaker_config import BreakerConfig, breakers_enabled
 from service_utils.policies.checks import checked_clock, checked_listeners, require_number
 from service_utils.policies.circuit import Circuit, Told
-from service_utils.policies.guard import Classify, Guard, Rules, breakers_enabled
+from service_utils.policies.guard import Classify, Guard, Rules
 from service_utils.policies.permit import OWN_REFERENCES, Permit, Spell, references_to
 from service_utils.policies.refusal import Refusal, Shut, error_for
 from service_utils.policies.tally import Unlocked

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from service_utils.policies.checks import require_count, require_fraction, require_seconds
 
-__all__ = ["BreakerConfig"]
+__all__ = ["BreakerConfig", "breakers_enabled"]
 
 _PROBE_SECONDS = 60.0  # where no other time says how long a probe may take
+_TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 _LATER = ("window_size", "window_seconds", "slow_call_seconds", "half_open_quota")
 
 
@@ -84,3 +86,17 @@ class BreakerConfig:
     def probe_seconds(self) -> float:
         """How long a probe may take before it counts as failed."""
         return self.half_open_timeout or self.recovery_timeout or _PROBE_SECONDS
+
+
+def breakers_enabled() -> bool:
+    """What ``CIRCUIT_BREAKER_ENABLED`` says; true when it is unset or empty.
+
+    Raises:
+        ValueError: It is neither true nor false.
+    """
+    text = os.environ.get("CIRCUIT_BREAKER_ENABLED", "").strip().lower()
+    if text in _FALSE:
+        return False
+    if text and text not in _TRUE:
+        raise ValueError(f"CIRCUIT_BREAKER_ENABLED={text!r}: must be true or false")
+    return True

@@ -6,12 +6,11 @@ import abc
 import functools
 import inspect
 import math
-import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import FrameType, TracebackType
+from types import FrameType, FunctionType, TracebackType
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, overload
 
 from service_utils.calls import Outcome
@@ -19,28 +18,15 @@ from service_utils.clock import Clock
 from service_utils.errors import DeadlineExceeded, ServiceUnavailable, TokenError
 from service_utils.policies.permit import Permit
 
-__all__ = ["Classify", "Guard", "Rules", "breakers_enabled"]
+__all__ = ["Classify", "Guard", "Rules"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 Classify: TypeAlias = Callable[[Exception], "Outcome | None"]
 
-_TRUE, _FALSE = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
-
-
-def breakers_enabled() -> bool:
-    """What ``CIRCUIT_BREAKER_ENABLED`` says; true when it is unset or empty.
-
-    Raises:
-        ValueError: It is neither true nor false.
-    """
-    text = os.environ.get("CIRCUIT_BREAKER_ENABLED", "").strip().lower()
-    if text in _FALSE:
-        return False
-    if text and text not in _TRUE:
-        raise ValueError(f"CIRCUIT_BREAKER_ENABLED={text!r}: must be true or false")
-    return True
+_SUCCESS, _IGNORED = Outcome.SUCCESS, Outcome.IGNORED  # an enum is slow to look into before Python 3.12
+_RUNS_LATER = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +60,9 @@ class Rules:
             TypeError: ``classify`` returned neither an :class:`Outcome` nor None.
         """
         if error is None:
-            return Outcome.SUCCESS
+            return _SUCCESS
         if not isinstance(error, Exception) or isinstance(error, self.ignore):
-            return Outcome.IGNORED
+            return _IGNORED
         if self.classify is not None:
             outcome = self.classify(error)
             if type(outcome) is Outcome:
@@ -85,7 +71,7 @@ class Rules:
                 raise TypeError(f"classify returned {outcome!r}: must be an Outcome or None")
         refused = isinstance(error, ServiceUnavailable | TokenError)
         unsent = isinstance(error, DeadlineExceeded) and not error.sent
-        return Outcome.IGNORED if refused or unsent else Outcome.FAILURE
+        return _IGNORED if refused or unsent else Outcome.FAILURE
 
 
 class Guard(abc.ABC):
@@ -131,6 +117,8 @@ class Guard(abc.ABC):
         Raises:
             CircuitOpenError: See :meth:`acquire`.
         """
+        if _is_plain(func):
+            return _run(self, func, self._rules, args, kwargs)
         result: R = wrap(self, func, self._rules)(*args, **kwargs)
         return result
 
@@ -188,17 +176,28 @@ def wrap(breaker: Guard, func: Callable[..., Any], rules: Rules) -> Callable[...
 
     @functools.wraps(func)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        began = breaker.clock.monotonic()
-        permit = breaker.acquire()
-        try:
-            result = func(*args, **kwargs)
-        except BaseException as error:
-            settle(breaker, permit, rules, error, began)
-            raise
-        settle(breaker, permit, rules, None, began)
-        return result
+        return _run(breaker, func, rules, args, kwargs)
 
     return guarded
+
+
+def _is_plain(func: object) -> bool:
+    """Whether it takes no longer look to see that this is a function that runs when it is called."""
+    return type(func) is FunctionType and not (func.__code__.co_flags & _RUNS_LATER or func.__dict__)
+
+
+def _run(
+    breaker: Guard, func: Callable[..., R], rules: Rules, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> R:
+    began = breaker.clock.monotonic()
+    permit = breaker.acquire()
+    try:
+        result = func(*args, **kwargs)
+    except BaseException as error:
+        settle(breaker, permit, rules, error, began)
+        raise
+    _succeeded(breaker, permit, began)
+    return result
 
 
 def _wrap_async(
@@ -213,15 +212,25 @@ def _wrap_async(
         except BaseException as error:
             settle(breaker, permit, rules, error, began)
             raise
-        settle(breaker, permit, rules, None, began)
+        _succeeded(breaker, permit, began)
         return result
 
     return guarded
 
 
+def _succeeded(breaker: Guard, permit: Permit, began: float) -> None:
+    """What :func:`settle` comes to when there is no error."""
+    outcome, duration = _IGNORED, 0.0
+    try:
+        duration = breaker.clock.monotonic() - began
+        outcome = _SUCCESS
+    finally:
+        breaker.record(permit, outcome, duration)
+
+
 def settle(breaker: Guard, permit: Permit, rules: Rules, error: BaseException | None, began: float) -> None:
     """Record how the guarded code ended. The permit is given back even when ``classify`` fails."""
-    outcome, retry_after, duration = Outcome.IGNORED, None, 0.0
+    outcome, retry_after, duration = _IGNORED, None, 0.0
     try:
         duration = breaker.clock.monotonic() - began
         outcome = rules.outcome_of(error)
