@@ -47,9 +47,10 @@ class Model:
         self.in_a_row = 0
         self.failed_probes = 0
         self.opened = 0
-        self.succeeded = self.failed = self.ignored = self.rejected = 0
+        self.succeeded = self.failed = self.ignored = self.rejected = self.rejected_before = 0
         self.outages: list[float] = []
         self.outage_since: float | None = None
+        self.last_success: float | None = None
         self.moves: list[tuple[str, str]] = []
 
     @property
@@ -101,6 +102,7 @@ class Model:
             self.ignored += 1
         elif outcome is Outcome.SUCCESS:
             self.succeeded += 1
+            self.last_success = self.now
             self.in_a_row = 0
             self.spell.succeeded += 1
             if self.spell.state == "half_open" and self.spell.succeeded >= self.limits.successes:
@@ -132,6 +134,13 @@ class Model:
         if self.outage_since is None:
             self.outage_since = when
         self.move("open")
+
+    def fork(self) -> None:
+        """Go on as a forked child: in the same state, with no calls and no counts."""
+        self.spell = Spell(self.spell.state, succeeded=self.spell.succeeded)
+        self.rejected_before += self.rejected
+        self.opened = self.succeeded = self.failed = self.ignored = self.rejected = 0
+        self.outages.clear()
 
     def close(self, by_hand: bool = False) -> None:
         if self.outage_since is not None and not by_hand:

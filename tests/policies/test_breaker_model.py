@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ from hypothesis.stateful import (
 
 from service_utils.calls import Outcome
 from service_utils.errors import CircuitOpenError
+from service_utils.forks import Forks
 from service_utils.policies.breaker import CircuitBreaker, Permit
 from service_utils.testing import FakeClock
 from tests.policies.breaker_model import Call, Limits, Model
@@ -141,6 +144,24 @@ class BreakerStories(RuleBasedStateMachine):
             self.breaker.disable("story")
 
     @rule()
+    def fork(self) -> None:
+        """What is done in a forked child, and the story goes on there."""
+        forks = Forks()
+        forks.guard(self.breaker)
+        forks.before()
+        forks.after_in_child()
+        self.model.fork()
+
+    @rule()
+    def refused(self) -> None:
+        refusal = self.breaker.refused()
+        if self.model.would_refuse():
+            self.model.rejected += 1
+            assert refusal == (self.model.spell.state, self.model.cooldown)
+        else:
+            assert refusal is None
+
+    @rule()
     def check(self) -> None:
         if not self.model.would_refuse():
             self.breaker.check()
@@ -164,6 +185,11 @@ class BreakerStories(RuleBasedStateMachine):
         assert stats["cooldown_remaining"] == model.cooldown
         assert stats["half_open_in_use"] == model.in_use <= model.limits.probes
         assert stats["opened_count"] == model.opened
+        if model.last_success is None:
+            assert stats["last_success"] is None
+        else:
+            ago = timedelta(seconds=self.clock.monotonic() - model.last_success)
+            assert stats["last_success"] == (self.clock.now() - ago).isoformat()
         assert stats["mttr_seconds"] == (sum(model.outages) / len(model.outages) if model.outages else None)
 
     @invariant()
@@ -174,7 +200,7 @@ class BreakerStories(RuleBasedStateMachine):
     @invariant()
     def same_events(self) -> None:
         assert [(before, after) for before, after, _ in self.ear.changes] == self.model.moves
-        assert len(self.ear.rejections) == self.model.rejected
+        assert len(self.ear.rejections) == self.model.rejected_before + self.model.rejected
 
 
 TestBreakerStories = BreakerStories.TestCase
