@@ -101,10 +101,14 @@ class Peer:
         self._threads = [threading.Thread(target=self._accept, name="peer", daemon=True)]
         self._threads[0].start()
 
+    def watch(self, sock: socket.socket) -> None:
+        """Another socket to be shut down at the end."""
+        self._sockets.add(sock)
+
     def close(self) -> None:
         """Stop at once."""
         self.over.set()
-        for sock in (self._listener, *self._sockets):
+        for sock in (self._listener, *list(self._sockets)):
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         for thread in self._threads:
@@ -163,7 +167,7 @@ def hard_of_hearing(every: float | None) -> Manner:
             _listen_hard(peer, sock, every)
         else:
             with peer.tls.wrap_socket(sock, server_side=True) as wrapped:
-                peer._sockets.add(wrapped)
+                peer.watch(wrapped)
                 _listen_hard(peer, wrapped, every)
 
     return manner
