@@ -169,7 +169,7 @@ class CircuitBreaker(Guard):
                     permit = self._circuit.acquire(now, told)
                 finally:
                     self._lay_out_locked()
-                shut = self._shut or Shut(self._circuit.spell, self._circuit.state, now)
+                shut = self._shut or Shut(self._circuit.spell, self._circuit.state)
             self._tell(told)
         except BaseException:  # interrupted, or killed in a listener: the caller never sees the permit
             if permit is not None:
@@ -187,13 +187,13 @@ class CircuitBreaker(Guard):
         """
         if self._passing is not None:
             return None
-        now = self._monotonic()
-        shut = self._shut
+        monotonic, shut = self._monotonic, self._shut
+        now = monotonic()
         if shut is None:
             with self._lock:
                 if not self._circuit.blocked(now):
                     return None
-                shut = Shut(self._circuit.spell, self._circuit.state, now)
+                shut = Shut(self._circuit.spell, self._circuit.state)
         elif now >= shut.until:
             return None
         return self._refuse(shut, now)
@@ -201,7 +201,7 @@ class CircuitBreaker(Guard):
     def _refuse(self, shut: Shut, now: float) -> Refusal:
         """Count and tell one refused call."""
         self._rejected += 1
-        refusal = shut.refusal(now)
+        refusal = shut.refusal or (shut.state, shut.until - now)
         if not count_hushed(shut.hush, now):
             generation = shut.spell.generation
             shut.hush = notify_rejection(self.listeners, self._who, generation, now, *refusal)

@@ -22,16 +22,18 @@ class Shut:
     Attributes:
         spell: The spell.
         state: The state.
-        until: When that is over, in seconds on the monotonic clock.
+        until: When that is over, in seconds on the monotonic clock; infinite when that is not known.
+        refusal: What callers are told, where it is the same for all of them.
         hush: Where refusals are counted instead of told, if somewhere.
     """
 
-    __slots__ = ("hush", "spell", "state", "until")
+    __slots__ = ("hush", "refusal", "spell", "state", "until")
 
-    def __init__(self, spell: Spell, state: CircuitState, until: float) -> None:
+    def __init__(self, spell: Spell, state: CircuitState, until: float = math.inf) -> None:
         self.spell = spell
         self.state = state
         self.until = until
+        self.refusal: Refusal | None = (state, 0.0) if until == math.inf else None
         self.hush: Hush | None = None
 
     @classmethod
@@ -40,12 +42,8 @@ class Shut:
         if circuit.state is CircuitState.OPEN:
             return cls(circuit.spell, circuit.state, circuit.open_until)
         if circuit.state is CircuitState.FORCED_OPEN:
-            return cls(circuit.spell, circuit.state, math.inf)
+            return cls(circuit.spell, circuit.state)
         return None
-
-    def refusal(self, now: float) -> Refusal:
-        """What a caller is told at that moment."""
-        return self.state, (0.0 if self.until == math.inf else self.until - now)
 
 
 def error_for(label: str, refusal: Refusal) -> CircuitOpenError:
