@@ -341,7 +341,11 @@ class CircuitBreaker(Guard):
             return circuit.cooldown(now) if waits else None
 
     def get_stats(self) -> dict[str, Any]:
-        """A JSON-ready picture of the breaker; times are ISO 8601 in UTC or None, durations seconds."""
+        """A JSON-ready picture of the breaker; times are ISO 8601 in UTC or None, durations seconds.
+
+        ``last_success`` is exact unless successes follow each other within microseconds: then it may be some
+        of them behind.
+        """
         now, today = self._monotonic(), self.clock.now()
         with self._lock:
             self._look_at = 0
