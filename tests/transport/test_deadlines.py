@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import random
 import socket
 import threading
@@ -15,11 +14,22 @@ from service_utils import ResilientServiceClient, RetryPolicy, ServiceRegistry, 
 from service_utils.client_options import MAX_RETRIES
 from service_utils.testing import Answer, Drip, FaultServer, Raw, RecordedRequest, blackhole
 from service_utils.testing.replies import Reply
-from tests.side_by_side import together
 
 from .certificates import Certificates
 from .sick_servers import Peer, Pieces, dripping
-from .ways import BOUNDS, LIMIT, TRACED_WAYS, WAYS, client_by, extra_threads, gives_up, until
+from .ways import (
+    GROUPS,
+    LIMIT,
+    TRACED_WAYS,
+    WAYS,
+    all_get_their_answers,
+    all_give_up,
+    client_by,
+    crowd_by,
+    extra_threads,
+    gives_up,
+    until,
+)
 
 SLOWLY = Drip(1, 0.02)
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -63,6 +73,10 @@ def handler(trouble: str) -> Callable[[RecordedRequest], Reply | Pieces]:
     return answer
 
 
+def get(client: ResilientServiceClient, **limit: float) -> None:
+    client.get("/trouble", **limit)
+
+
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
     before = set(threading.enumerate())
@@ -76,46 +90,29 @@ def server(request: pytest.FixtureRequest, certificates: Certificates) -> Iterat
         yield server
 
 
-@pytest.mark.parametrize("trouble", ANSWERS)
+def cases() -> Iterator[tuple[str, str]]:
+    """Kinds of trouble, and whether somebody looks on while they happen."""
+    for trouble in ANSWERS:
+        yield trouble, "plain"
+    for group in TRACED_WAYS:
+        for trouble in ("silence", "head byte by byte", "body byte by byte", "chunk by chunk"):
+            yield trouble, group
+
+
+@pytest.mark.parametrize(("trouble", "group"), list(cases()))
 def test_slow_answers(
-    trouble: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
+    trouble: str, group: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """A call ends in time, however the answer comes, and the next one is not given what is left of it."""
     server.handler = handler(trouble)  # type: ignore[assignment]
-    cases = list(itertools.product(WAYS, BOUNDS))
+    with crowd_by(group, registry, server.url, verify=certificates.authority) as crowd:
+        all_give_up(crowd, get)
+        spent = {each.connection for each in server.requests if each.path == "/trouble"}
 
-    def call(number: int) -> None:
-        way, bound = cases[number]
-        with client_by(way, registry, server.url, verify=certificates.authority) as client:
-            times_out(client, bound, f"{way}-{bound}", server)
-
-    together(len(cases), call)
-
-
-def times_out(client: ResilientServiceClient, bound: str, case: str, server: FaultServer) -> None:
-    with gives_up(bound):
-        client.get(f"/trouble?{case}", **{bound: LIMIT})
-
-    assert client.get(f"/after?{case}").text == "/after"
-    asked = {each.target: each.connection for each in server.requests}
-    assert asked[f"/after?{case}"] != asked[f"/trouble?{case}"]
-
-
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", TRACED_WAYS)
-@pytest.mark.parametrize("trouble", ["silence", "head byte by byte", "body byte by byte", "chunk by chunk"])
-def test_slow_answers_under_instrumentors(
-    trouble: str,
-    way: str,
-    bound: str,
-    server: FaultServer,
-    registry: ServiceRegistry,
-    certificates: Certificates,
-) -> None:
-    """The same holds where OpenTelemetry looks on."""
-    server.handler = handler(trouble)  # type: ignore[assignment]
-    with client_by(way, registry, server.url, verify=certificates.authority) as client:
-        times_out(client, bound, bound, server)
+        all_get_their_answers(crowd)
+        after = {each.connection for each in server.requests if each.path.startswith("/after")}
+        assert len(spent) == len(after) == len(crowd)
+        assert not spent & after
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -169,10 +166,9 @@ def test_all_attempts_together(
         assert len(call_of(caught.value).attempts) == 3
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("group", GROUPS)
 def test_redirect_after_redirect(
-    way: str, bound: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
+    group: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """All hops of an attempt share its time."""
 
@@ -182,20 +178,16 @@ def test_redirect_after_redirect(
         return Answer(200, request.path)
 
     server.handler = hop
-    with client_by(way, registry, server.url, verify=certificates.authority) as client:
-        with gives_up(bound):
-            client.get("/trouble", **{bound: LIMIT})
+    with crowd_by(group, registry, server.url, verify=certificates.authority) as crowd:
+        all_give_up(crowd, get)
 
-        assert client.get("/after").text == "/after"
+        all_get_their_answers(crowd)
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", WAYS)
-def test_the_service_is_left(
-    way: str, bound: str, registry: ServiceRegistry, certificates: Certificates
-) -> None:
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_service_is_left(group: str, registry: ServiceRegistry) -> None:
     """A service that works on an answer nobody waits for any more sees the connection closed."""
-    left = threading.Event()
+    left = threading.Semaphore(0)
 
     def manner(_peer: Peer, sock: socket.socket) -> None:
         while b"/trouble" not in (head := sock.recv(65536)):
@@ -204,10 +196,9 @@ def test_the_service_is_left(
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
         if not sock.recv(1):
-            left.set()
+            left.release()
 
-    with Peer(manner) as peer, client_by(way, registry, peer.url) as client:
-        with gives_up(bound):
-            client.get("/trouble", **{bound: LIMIT})
+    with Peer(manner) as peer, crowd_by(group, registry, peer.url) as crowd:
+        all_give_up(crowd, get)
 
-        assert left.wait(10)
+        assert all(left.acquire(timeout=10) for _ in crowd)

@@ -11,16 +11,25 @@ from typing import Any
 import pytest
 import requests
 
-from service_utils import ServiceRegistry, call_of
+from service_utils import DeadlineExceeded, ResilientServiceClient, ServiceRegistry, call_of
 from service_utils.http import resolver
 from service_utils.testing import Answer, FaultServer
 
 from .certificates import Certificates
 from .sick_servers import FullBacklog, Manner, Peer, dripping_handshake, hard_of_hearing, silent
-from .ways import BOUNDS, LIMIT, TRACED_WAYS, WAYS, client_by, extra_threads, gives_up, until
+from .ways import (
+    GROUPS,
+    LIMIT,
+    all_get_their_answers,
+    all_give_up,
+    client_by,
+    crowd_by,
+    extra_threads,
+    gives_up,
+    until,
+)
 
 LARGE = bytes(20 * 2**20)  # more than the buffers of both ends take
-EVERY_WAY = [*WAYS, *TRACED_WAYS]
 
 
 @pytest.fixture(autouse=True)
@@ -49,13 +58,11 @@ def server(tls: ssl.SSLContext | None) -> Iterator[FaultServer]:
 # -- sending -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("every", [None, 0.02], ids=["reads nothing", "reads slowly"])
 def test_service_that_does_not_read(
     every: float | None,
-    way: str,
-    bound: str,
+    group: str,
     tls: ssl.SSLContext | None,
     registry: ServiceRegistry,
     certificates: Certificates,
@@ -63,13 +70,12 @@ def test_service_that_does_not_read(
     """Sending a large body ends in time, even where a little of it is taken now and then."""
     with (
         Peer(hard_of_hearing(every), tls=tls) as peer,
-        client_by(way, registry, peer.url, verify=certificates.authority) as client,
+        crowd_by(group, registry, peer.url, verify=certificates.authority) as crowd,
     ):
-        with gives_up(bound) as caught:
-            client.post("/trouble", data=LARGE, **{bound: LIMIT})
+        errors = all_give_up(crowd, lambda client, **limit: client.post("/trouble", data=LARGE, **limit))
 
-        assert getattr(caught.value, "sent", True)  # of a DeadlineExceeded
-        assert client.get("/after").text == "/after"
+        assert all(error.sent for error in errors if isinstance(error, DeadlineExceeded))
+        all_get_their_answers(crowd)
 
 
 def pieces() -> Iterator[bytes]:
@@ -77,24 +83,18 @@ def pieces() -> Iterator[bytes]:
         yield bytes(16384)
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("group", GROUPS)
 def test_streamed_body_that_is_not_read(
-    way: str,
-    bound: str,
-    tls: ssl.SSLContext | None,
-    registry: ServiceRegistry,
-    certificates: Certificates,
+    group: str, tls: ssl.SSLContext | None, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """The same holds for a body that comes from a generator."""
     with (
         Peer(hard_of_hearing(0.02), tls=tls) as peer,
-        client_by(way, registry, peer.url, verify=certificates.authority) as client,
+        crowd_by(group, registry, peer.url, verify=certificates.authority) as crowd,
     ):
-        with gives_up(bound):
-            client.post("/trouble", data=pieces(), **{bound: LIMIT})
+        all_give_up(crowd, lambda client, **limit: client.post("/trouble", data=pieces(), **limit))
 
-        assert client.get("/after").text == "/after"
+        all_get_their_answers(crowd)
 
 
 def test_large_body_that_is_read(
@@ -112,6 +112,10 @@ def test_large_body_that_is_read(
 # -- connecting --------------------------------------------------------------------------------------------
 
 
+def get(client: ResilientServiceClient, **limit: float) -> None:
+    client.get("/trouble", **limit)
+
+
 def lose_connections(server: FaultServer) -> None:
     """The service ends; its port stays taken."""
     server.stop_listening()
@@ -119,44 +123,38 @@ def lose_connections(server: FaultServer) -> None:
     until(lambda: server.open_connections == 0)
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("group", GROUPS)
 def test_address_that_does_not_answer(
-    way: str, bound: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
+    group: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """Connecting ends in time."""
-    with client_by(way, registry, server.url, verify=certificates.authority) as client:
+    with crowd_by(group, registry, server.url, verify=certificates.authority) as crowd:
         lose_connections(server)
         with FullBacklog(server.port):
-            with gives_up(bound) as caught:
-                client.get("/trouble", **{bound: LIMIT})
-            assert bound == "deadline" or isinstance(caught.value, requests.ConnectTimeout)
+            errors = all_give_up(crowd, get)
         server.resume()
 
-        assert client.get("/after").text == "/after"
+        kinds = (requests.ConnectTimeout, DeadlineExceeded)
+        assert all(isinstance(error, kinds) for error in errors)
+        all_get_their_answers(crowd)
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("manner", [silent, dripping_handshake])
 def test_handshake_that_does_not_end(
-    manner: Manner,
-    way: str,
-    bound: str,
-    registry: ServiceRegistry,
-    certificates: Certificates,
+    manner: Manner, group: str, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """The TLS handshake ends in time."""
     with (
         FaultServer(echo, tls=certificates.server()) as server,
-        client_by(way, registry, server.url, verify=certificates.authority) as client,
+        crowd_by(group, registry, server.url, verify=certificates.authority) as crowd,
     ):
         lose_connections(server)
-        with Peer(manner, port=server.port), gives_up(bound):
-            client.get("/trouble", **{bound: LIMIT})
+        with Peer(manner, port=server.port):
+            all_give_up(crowd, get)
         server.resume()
 
-        assert client.get("/after").text == "/after"
+        all_get_their_answers(crowd)
 
 
 def test_timeout_of_connecting(registry: ServiceRegistry) -> None:
@@ -203,52 +201,38 @@ def named(client_url: str) -> str:
     return client_url.replace("127.0.0.1", "localhost")
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("group", GROUPS)
 def test_name_that_is_looked_up_without_end(
-    way: str,
-    bound: str,
-    names: Names,
-    server: FaultServer,
-    registry: ServiceRegistry,
-    certificates: Certificates,
+    group: str, names: Names, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """Looking up the name ends in time."""
-    with client_by(way, registry, named(server.url), verify=certificates.authority) as client:
+    with crowd_by(group, registry, named(server.url), verify=certificates.authority) as crowd:
         server.disconnect()
         until(lambda: server.open_connections == 0)
         names.go.clear()
-        with gives_up(bound):
-            client.get("/trouble", **{bound: LIMIT})
+        all_give_up(crowd, get)
         names.go.set()
 
-        assert client.get("/after").text == "/after"
+        all_get_their_answers(crowd)
 
 
-@pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("way", EVERY_WAY)
+@pytest.mark.parametrize("group", GROUPS)
 def test_many_addresses_that_do_not_answer(
-    way: str,
-    bound: str,
-    names: Names,
-    server: FaultServer,
-    registry: ServiceRegistry,
-    certificates: Certificates,
+    group: str, names: Names, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """However many addresses a service has, trying them takes no longer."""
-    with client_by(way, registry, named(server.url), verify=certificates.authority) as client:
+    with crowd_by(group, registry, named(server.url), verify=certificates.authority) as crowd:
         lose_connections(server)
         names.addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
         with (
             FullBacklog(server.port),
             FullBacklog(server.port, "127.0.0.2"),
             FullBacklog(server.port, "127.0.0.3"),
-            gives_up(bound),
         ):
-            client.get("/trouble", **{bound: LIMIT})
+            all_give_up(crowd, get)
         server.resume()
 
-        assert client.get("/after").text == "/after"
+        all_get_their_answers(crowd)
 
 
 @pytest.mark.parametrize("way", ["cold", "session"])

@@ -15,6 +15,7 @@ from service_utils.http.context import bind_context, unbind_context
 from service_utils.policies.deadline import Deadline
 from service_utils.testing import Answer, Drip, FaultServer, RecordedRequest
 from service_utils.testing.replies import Reply
+from tests.side_by_side import together
 
 from .certificates import Certificates
 from .sick_servers import Pieces, dripping
@@ -78,15 +79,27 @@ def ends_after(seconds: float) -> Iterator[None]:
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("body", BODIES)
 def test_deadline_of_a_stream(
-    body: str, reading: str, client: ResilientServiceClient, server: FaultServer
+    body: str, reading: str, server: FaultServer, registry: ServiceRegistry, certificates: Certificates
 ) -> None:
     """A streamed body is bounded by the deadline of its call, whatever the caller reads it with."""
     server.handler = only("/trouble", BODIES[body])  # type: ignore[assignment]
-    with ends_after(LIMIT), client.get("/trouble", stream=True, timeout=20, deadline=LIMIT) as response:
-        READINGS[reading](response)
 
-    assert client.get("/after").text == "/after"
-    assert server.requests[-1].connection > server.requests[-2].connection
+    def work(number: int) -> None:
+        with client_by(WAYS[number], registry, server.url, verify=certificates.authority) as client:
+            query = f"n={number}"
+            with (
+                ends_after(LIMIT),
+                client.get("/trouble", params=query, stream=True, deadline=LIMIT) as response,
+            ):
+                READINGS[reading](response)
+            assert client.get("/after", params=query).text == "/after"
+
+    together(len(WAYS), work)
+
+    spent = {each.connection for each in server.requests if each.path == "/trouble"}
+    after = {each.connection for each in server.requests if each.path == "/after"}
+    assert len(spent) == len(after) == len(WAYS)
+    assert not spent & after
 
 
 def test_deadline_passes_while_the_caller_does_something_else(

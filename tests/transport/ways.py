@@ -13,17 +13,19 @@ import pytest
 import requests
 
 from service_utils import DeadlineExceeded, ResilientServiceClient, ServiceRegistry
+from tests.side_by_side import together
 
 LIMIT = 0.2  # seconds that a call has
 SLACK = 1.0  # seconds for a busy machine; the requirement is 0.05
 
 _numbers = itertools.count(1)
 
-MakeClient = Callable[..., ResilientServiceClient]
-
 WAYS = ["warm", "cold", "session"]
 TRACED_WAYS = ["traced requests", "traced urllib3"]
+GROUPS = ["plain", *TRACED_WAYS]
 BOUNDS = ["timeout", "deadline"]
+
+Crowd = list[tuple[ResilientServiceClient, str]]
 
 
 def client_for(registry: ServiceRegistry, base_url: str, **options: Any) -> ResilientServiceClient:
@@ -54,6 +56,50 @@ def client_by(way: str, registry: ServiceRegistry, base_url: str, **options: Any
             for _ in range(2):
                 assert client.get("/warm").status_code == 200
         yield client
+
+
+@contextlib.contextmanager
+def crowd_by(group: str, registry: ServiceRegistry, base_url: str, **options: Any) -> Iterator[Crowd]:
+    """Clients that send in each way, one for each kind of limit.
+
+    Args:
+        group: One of ``GROUPS``: whether somebody has instrumented a library.
+        registry: Where they are entered.
+        base_url: Where they call ``/warm``.
+        **options: Of the clients.
+    """
+    with contextlib.ExitStack() as stack:
+        ways = WAYS
+        if group.startswith("traced"):
+            stack.enter_context(_traced(group.split()[1]))
+            ways = ["warm"]
+        yield [
+            (stack.enter_context(client_by(way, registry, base_url, **options)), bound)
+            for way in ways
+            for bound in BOUNDS
+        ]
+
+
+def all_give_up(crowd: Crowd, call: Callable[..., object]) -> list[requests.Timeout]:
+    """Each of them, all at once, ends by a time-out. ``call`` gets a client and its limit."""
+
+    def work(number: int) -> requests.Timeout:
+        client, bound = crowd[number]
+        with gives_up(bound) as caught:
+            call(client, **{bound: LIMIT})
+        return caught.value
+
+    return together(len(crowd), work)
+
+
+def all_get_their_answers(crowd: Crowd) -> None:
+    """Each of them, all at once, gets the answer to a request of its own."""
+
+    def work(number: int) -> None:
+        path = f"/after/{number}"
+        assert crowd[number][0].get(path).text == path
+
+    together(len(crowd), work)
 
 
 @contextlib.contextmanager
