@@ -102,6 +102,12 @@ HEADS = {
     "second answer behind no change": b"HTTP/1.1 304 Not Modified\r\n" + FIVE + b"\r\n" + SMUGGLED,
     "second answer behind chunks": OK + CHUNKED + CHUNKS + SMUGGLED,
     "body of no content": b"HTTP/1.1 204 No Content\r\n" + FIVE + HELLO,
+    "chunks of no content": b"HTTP/1.1 204 No Content\r\n" + CHUNKED + CHUNKS,
+    "chunks of no change": b"HTTP/1.1 304 Not Modified\r\n" + CHUNKED + CHUNKS,
+    "chunks and length of no content": b"HTTP/1.1 204 No Content\r\n" + FIVE + CHUNKED + b"\r\n",
+    "lengths of no content": b"HTTP/1.1 204 No Content\r\nContent-Length: 2, 5\r\n\r\n",
+    "who knows what of no content": b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: who-knows\r\n\r\n",
+    "length with a vertical tab": OK + b"Content-Length: 5\x0b\r\n" + HELLO,
     "chunk size in another hex": OK + CHUNKED + b"\r\n0x5\r\nhello\r\n0\r\n\r\n",
     "chunk size with a plus": OK + CHUNKED + b"\r\n+5\r\nhello\r\n0\r\n\r\n",
     "chunk size with an underscore": OK + CHUNKED + b"\r\n0_5\r\nhello\r\n0\r\n\r\n",
@@ -190,6 +196,23 @@ def test_body_of_an_answer_to_head(server: RawServer) -> None:
         following = session.get(server.url + "/next", timeout=BOUND)
 
     assert (response.content, response.headers["Content-Length"]) == (b"", "5")
+    assert following.text.endswith(" /next")
+    assert whence(following)[0] != connection
+
+
+@pytest.mark.usefixtures("quiet_urllib3")
+@pytest.mark.parametrize(
+    "name", ["list of lengths", "length and chunks", "two lengths", "coded by who knows what"]
+)
+def test_malformed_answer_to_head(name: str, server: RawServer) -> None:
+    """That no body follows makes a head no better."""
+    server.scripts["/odd"] = Script((HEADS[name].partition(b"\r\n\r\n")[0] + b"\r\n\r\n",), Ending.OPEN)
+    with stock_session() as stock, fast_session() as ours:
+        expected = outcome_of(lambda: stock.head(server.url + "/odd", timeout=BOUND))
+        connection = warm(ours, server)
+        assert outcome_of(lambda: ours.head(server.url + "/odd", timeout=BOUND)) == expected
+        following = ours.get(server.url + "/next", timeout=BOUND)
+
     assert following.text.endswith(" /next")
     assert whence(following)[0] != connection
 
