@@ -71,6 +71,7 @@ class Call:
         hasty: Whether that deadline is the inbound request's, shorter than our own.
         told: Whether anybody wants to hear how it goes, even if it goes well.
         outgoing: The prepared request.
+        request_id: The one it would have carried, where no request was prepared.
         attempts: Those made so far.
         refreshed: Whether the one repeat after a 401 has been used up.
         sent: Whether anything of it may have reached the service.
@@ -89,6 +90,7 @@ class Call:
     hasty = False
     told = True
     outgoing: Outgoing | None = None
+    request_id: str | None = None
     refreshed = False
     sent = False
     cut_connect = False
@@ -214,7 +216,7 @@ class Call:
             path=self.path,
             attempts=tuple([each.attempt() for each in self.attempts]),
             idempotency_key=None if outgoing is None else outgoing.idempotency_key,
-            request_id=None if outgoing is None else outgoing.request_id,
+            request_id=self.request_id if outgoing is None else outgoing.request_id,
             ended=self.ended,
             duration=self.duration,
             _replay=outgoing.replay if outgoing is not None and failed else no_replay,

@@ -29,17 +29,19 @@ from service_utils.client_options import (
 )
 from service_utils.clock import Clock
 from service_utils.config import ServiceConfig
-from service_utils.errors import ServiceError
-from service_utils.events import CircuitState, FailureKind, Listener
+from service_utils.errors import CircuitOpenError, ServiceError
+from service_utils.events import CircuitState, FailureKind, Listener, refusals_wanted
 from service_utils.http.classify import Verdict, classify_error, classify_response
-from service_utils.http.context import BoundContext, bound_context
+from service_utils.http.context import BoundContext, bound_context, new_request_id
 from service_utils.http.ordinary import CallDefaults, checked_auth
 from service_utils.http.outgoing import Outgoing, RequestMaker
+from service_utils.http.plain import Prepared
+from service_utils.http.replays import READING_METHODS
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
 from service_utils.http.transport import SessionTransport, Transport
 from service_utils.http.urls import BaseURL, label_of
-from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit
+from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit, Refusal
 from service_utils.policies.budget import RetryBudget
 from service_utils.policies.checks import (
     checked_clock,
@@ -56,6 +58,8 @@ from service_utils.status import CallCounters
 __all__ = ["ResilientServiceClient"]
 
 _SUCCESS, _FAILURE = EndReason.SUCCESS, Outcome.FAILURE  # looking into an enum takes longer than a call
+_CLOSED = CircuitState.CLOSED
+_new_error = CircuitOpenError.__new__
 _UNTRIED = (CircuitState.OPEN, CircuitState.FORCED_OPEN, CircuitState.HALF_OPEN)
 
 
@@ -239,6 +243,8 @@ class ResilientServiceClient:
 
     def get(self, path: str, **kwargs: Any) -> requests.Response:
         """GET; see :meth:`request`."""
+        if not kwargs:  # handing on what is not there would double what a refused call costs on its way here
+            return self.request("GET", path)
         return self.request("GET", path, **kwargs)
 
     def post(self, path: str, **kwargs: Any) -> requests.Response:
@@ -304,8 +310,23 @@ class ResilientServiceClient:
             TypeError: An argument is unknown or of the wrong type.
             ValueError: The path leads elsewhere, or an argument is out of its range.
         """
-        call = self._new_call(method, path)
         inbound = bound_context()
+        if (
+            self.breaker.state is not _CLOSED
+            and not kwargs
+            and path_params is None
+            and timeout is None
+            and deadline is None
+            and idempotency_key is None
+            and retry is None
+        ):
+            refused = self._refused_at_once(method, path, inbound)
+            if refused is not None:
+                try:
+                    raise refused
+                finally:
+                    del refused  # it refers to this frame, and would be garbage until the next collection
+        call = self._new_call(method, path)
         try:
             self._fix(call, timeout, deadline, retry, inbound.deadline)
             outgoing = self._build(call, inbound, path_params, idempotency_key, kwargs)
@@ -399,6 +420,40 @@ class ResilientServiceClient:
         return f"<ResilientServiceClient {self.name!r} {self.base_url} {self.state.value}>"
 
     # -- one call, step by step ---------------------------------------------------------------------
+
+    def _refused_at_once(self, method: str, path: str, inbound: BoundContext) -> CircuitOpenError | None:
+        """Step 2 before step 1, where nobody can tell: a plain read at an open circuit costs next to nothing.
+
+        Returns:
+            The error, whose fields are filled in when somebody looks. None where the usual order must decide:
+            the circuit lets the call pass, something may be wrong with it, or somebody wants to know more.
+        """
+        if inbound.deadline is not None or method not in READING_METHODS:
+            return None
+        try:
+            prepared = self._requests.prepared(method, path, False)
+        except (TypeError, ValueError):
+            return None
+        refusal = None if refusals_wanted(self.breaker.listeners) else self.breaker.refused()
+        if refusal is None:
+            return None
+        self._counters.rejected()
+        error = _new_error(CircuitOpenError)
+        error._untold = (self._tell_refusal, prepared, refusal, inbound.request_id)
+        return error
+
+    def _tell_refusal(
+        self, error: CircuitOpenError, prepared: Prepared, refusal: Refusal, request_id: str | None
+    ) -> str:
+        """Fill in the error of such a call, now that somebody looks at it. Returns its message."""
+        call = self._new_call(prepared.method, prepared.label)
+        call.request_id = request_id or new_request_id()
+        told = self.breaker.error_for(refusal)
+        call.end(reason_for_leaving(call, told), call.began)
+        for field, value in vars(told).items():
+            vars(error).setdefault(field, value)
+        attach_call(error, call)
+        return str(told)
 
     def _new_call(self, method: str, path: str) -> Call:
         began = self._clock.monotonic()

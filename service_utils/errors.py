@@ -60,7 +60,7 @@ class LazyCall:
     def __get__(self, carrier: Any, owner: type | None = None) -> CallRecord | None:
         if carrier is None:
             return self  # type: ignore[return-value]
-        source = carrier.__dict__.get("_call_source")
+        source = getattr(carrier, "_call_source", None)
         return None if source is None else carrier.__dict__.setdefault("call", source.record())
 
 
@@ -86,10 +86,11 @@ class ServiceError(RequestException):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
+        message = str(self)
         kept = {**self.__dict__, "call": self.call}
         fields = {key: value for key, value in kept.items() if key not in _NOT_FOR_TRAVELLING}
         # The fields travel as state, not as arguments: one of them may refer back to this very error.
-        return _rebuild, (type(self), str(self)), fields
+        return _rebuild, (type(self), message), fields
 
 
 def _rebuild(kind: type[E], message: str) -> E:
@@ -122,12 +123,56 @@ class CircuitOpenError(ServiceUnavailable):
         message: str | None = None,
         retry_after: float | None = None,
     ) -> None:
-        if message is None:
-            message = f"{service}: circuit breaker is open, next try in {cooldown_remaining:.1f} s"
-        if retry_after is None:
-            retry_after = cooldown_remaining
-        super().__init__(message, service=service, retry_after=retry_after)
+        if message is not None:
+            super().__init__(message)
+        else:
+            self._untold = (_usual_message,)
+        self.service = service
+        self.retry_after = cooldown_remaining if retry_after is None else retry_after
         self.cooldown_remaining = cooldown_remaining
+
+    # While a circuit is open its errors are made by the thousand and looked at by nobody. So they are made
+    # with what is at hand. When somebody does look, a function fills in the rest and returns the message; it
+    # waits in ``_untold``, with the arguments that it takes after the error.
+    _untold: tuple[Any, ...]
+
+    def _tell(self) -> None:
+        untold = self.__dict__.get("_untold")
+        if untold is not None:
+            tell, *about = untold
+            BaseException.args.__set__(self, (tell(self, *about),))  # type: ignore[attr-defined]
+            for name in ("request", "response"):
+                self.__dict__.setdefault(name, None)
+            self.__dict__.pop("_untold", None)
+
+    def __getattr__(self, name: str) -> Any:  # called for what is not there
+        if "_untold" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._tell()
+        return getattr(self, name)
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The message, in a tuple."""
+        self._tell()
+        return super().args
+
+    @args.setter
+    def args(self, args: tuple[Any, ...]) -> None:
+        self._tell()
+        BaseException.args.__set__(self, args)  # type: ignore[attr-defined]
+
+    def __str__(self) -> str:
+        self._tell()
+        return super().__str__()
+
+    def __repr__(self) -> str:
+        self._tell()
+        return super().__repr__()
+
+
+def _usual_message(error: CircuitOpenError) -> str:
+    return f"{error.service}: circuit breaker is open, next try in {error.cooldown_remaining:.1f} s"
 
 
 class BulkheadFullError(ServiceUnavailable):

@@ -5,14 +5,17 @@ traces are listeners: any callable that takes one event. A listener runs in the 
 happened, never under a lock, and its bugs stop with it: an ``Exception`` out of a listener is logged and
 changes nothing.
 
-What nobody wants is not even made. A listener may say so by either of two methods, which must be quick; one
-without them is told everything:
+What nobody wants is not even made. A listener may say so by any of these, of which the methods must be quick;
+one without them is told everything:
 
 ``wants_routine() -> bool``
     Whether it wants to hear of calls that go well. Asked at each call.
 ``hush(who, generation, at) -> Hush | None``
     Asked before a :class:`CircuitRejected` is made, with the pair of its ``service`` and ``name``: None to be
     told, or a :class:`Hush` in which such rejections are counted for a while instead.
+
+``ignores_refusals`` (an attribute that is true)
+    It has no use for the :class:`CallFinished` of a call that an open circuit has refused.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ __all__ = [
     "count_hushed",
     "notify",
     "notify_rejection",
+    "refusals_wanted",
     "routine_wanted",
     "subscribe",
 ]
@@ -252,7 +256,7 @@ def _with_question(listeners: Iterable[Listener]) -> tuple[tuple[Listener, _AskH
 class _Audience:
     """The listeners of the process as those who tell something need them."""
 
-    __slots__ = ("listeners", "rejections", "routine", "subscribers")
+    __slots__ = ("listeners", "refusals", "rejections", "routine", "subscribers")
 
     def __init__(self, subscribers: dict[object, Listener]) -> None:
         self.subscribers = subscribers
@@ -261,6 +265,7 @@ class _Audience:
             getattr(each, "wants_routine", None) for each in self.listeners
         )
         self.rejections = _with_question(self.listeners)
+        self.refusals = any(not getattr(each, "ignores_refusals", False) for each in self.listeners)
 
 
 _audience = _Audience(_subscribers)
@@ -296,6 +301,17 @@ def routine_wanted(listeners: Iterable[Listener]) -> bool:
                 return True
     except Exception:
         return True  # one that cannot say is told, and its bug shows there
+    return False
+
+
+def refusals_wanted(listeners: Iterable[Listener]) -> bool:
+    """Whether anybody wants the :class:`CallFinished` of calls that an open circuit has refused."""
+    audience = _audience if _audience.subscribers is _subscribers else _new_audience()
+    if audience.refusals:
+        return True
+    for listener in listeners:  # noqa: SIM110 - a generator would cost more than all the rest
+        if not getattr(listener, "ignores_refusals", False):
+            return True
     return False
 
 

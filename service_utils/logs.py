@@ -53,6 +53,8 @@ class LoggingListener:
     rejections left to tell.
     """
 
+    ignores_refusals = True  # the line about a refused call is that of the circuit which refused it
+
     def __init__(self, logger: logging.Logger | None = None) -> None:
         self._logger = logger if logger is not None else logging.getLogger("service_utils")
         # Re-entrant, as all locks here: the garbage collector, and a signal handler, may run within and tell

@@ -365,8 +365,8 @@ def test_no_value_stays_in_what_is_prepared() -> None:
     maker.plain(
         "POST", "/p/{id}?k=v41ue", path_params={"id": "v41ue"}, json={"a": "v41ue"}, headers={"A": "v41ue"}
     )
-    assert "v41ue" not in repr(maker.plain_calls._prepared("POST", "/p/{id}", True))
-    assert maker.plain_calls._prepared.cache_info().hits == 1
+    assert "v41ue" not in repr(maker.plain_calls.prepared("POST", "/p/{id}", True))
+    assert maker.plain_calls.prepared.cache_info().hits == 1
 
 
 def test_repr_shows_no_secret(maker: Maker) -> None:
