@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import queue
 import select
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -177,6 +178,9 @@ class BoundedTLSPool(BoundedPool, HTTPSConnectionPool):
     def _foreign_class(self) -> Any:
         return HTTPSConnectionPool.ConnectionCls
 
+    def _is_good(self, conn: BoundedConnection) -> bool:
+        return super()._is_good(conn) and not _has_decrypted(conn.sock)
+
 
 class _Listening(BoundedHTTPConnection):
     """Connected to nothing; hears what would be sent."""
@@ -226,3 +230,13 @@ def is_quiet(sock: Any) -> bool:
         return False
     except AttributeError:  # a platform without poll
         return not select.select([sock], [], [], 0)[0]
+
+
+def _has_decrypted(sock: Any) -> bool:
+    """Whether TLS has taken bytes from the socket that nobody has read, which the socket does not tell."""
+    if isinstance(sock, ssl.SSLSocket):
+        return sock.pending() > 0
+    inside = getattr(sock, "sslobj", None)  # of urllib3's TLS within TLS
+    return inside is not None and (
+        inside.pending() > 0 or sock.incoming.pending > 0 or _has_decrypted(sock.socket)
+    )

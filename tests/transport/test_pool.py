@@ -16,6 +16,11 @@ from service_utils.http.fast import FastSession
 from service_utils.http.pool import BoundedPool, IdleStack, is_quiet
 from service_utils.testing import Answer, Drip, FaultServer
 
+from .certificates import Certificates
+from .pieces import Script
+from .raw_server import RawServer
+from .sessions import warm, whence
+
 
 class Kept:
     """Stands for an idle connection."""
@@ -133,6 +138,32 @@ def test_connection_that_says_something_is_not_used(session: FastSession, fault_
 
     assert session.get(fault_server.url).content == b""
     far.close()
+
+
+_UNASKED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nsmugg"
+_LONG_HEAD = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 8000\r\nX-Fill: "
+
+
+@pytest.mark.parametrize(
+    ("pieces", "stream"),
+    [
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n" + b"x" * 40, b"x" * 60 + _UNASKED), False),
+        # As much as http.client asks for at once, and more in the same TLS record.
+        ((_LONG_HEAD.ljust(8192 - 8004, b"f") + b"\r\n\r\n" + b"x" * 8000 + _UNASKED,), True),
+    ],
+    ids=["fast way", "ordinary way"],
+)
+def test_connection_that_has_said_something_in_tls_is_not_used(
+    pieces: tuple[bytes, ...], stream: bool, session: FastSession, certificates: Certificates
+) -> None:
+    """What TLS has decrypted along with an answer, and is no part of it, is not taken for the next one."""
+    session.verify = certificates.authority
+    with RawServer(tls=certificates.server(), patience=10) as server:
+        warm(session, server)
+        server.scripts["/more"] = Script(pieces)
+
+        assert set(session.get(f"{server.url}/more", stream=stream).text) == {"x"}
+        assert whence(session.get(f"{server.url}/next")) == (2, 1)
 
 
 def test_closed_socket_is_not_quiet() -> None:
