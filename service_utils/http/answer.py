@@ -153,15 +153,20 @@ def _read_head(text: str, *, head_only: bool) -> _Head | None:
     status = int(plain[1])
     if not _UNUSUAL.isdisjoint(fields) or (300 <= status < 400 and "location" in fields):
         return None
-    without_body = head_only or status in _WITHOUT_BODY
-    if without_body and "transfer-encoding" in fields:
-        return None  # a body that ought not to be
-    length = 0 if without_body else _body_length(fields)
-    coding = _value(fields, "content-encoding") if length else None
+    length, coding = _body_length(fields), _value(fields, "content-encoding")
+    if head_only or status in _WITHOUT_BODY:
+        length = None if _claims_body(fields, length) else 0
     if length is None or (coding is not None and coding not in _CODINGS):
         return None
     reusable = "close" not in (_value(fields, "connection") or "")
-    return _Head(status, (plain[2] or "").strip(), fields, length, coding, reusable)
+    return _Head(status, (plain[2] or "").strip(), fields, length, coding if length else None, reusable)
+
+
+def _claims_body(fields: Fields, length: int | None) -> bool:
+    """Whether the head of an answer that has no body says more of one than its length."""
+    if "transfer-encoding" in fields or "content-encoding" in fields:
+        return True
+    return length is None and "content-length" in fields
 
 
 def is_token(name: str) -> bool:

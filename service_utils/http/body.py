@@ -161,7 +161,7 @@ def read_body(response: requests.Response, limit: int, service: str, deadline: D
         return
     pieces: list[bytes] = []
     length = 0
-    for piece in response.iter_content(_CHUNK):
+    for piece in _pieces(response):
         pieces.append(piece)
         length += len(piece)
         _check_length(response, length, limit, service)
@@ -170,6 +170,16 @@ def read_body(response: requests.Response, limit: int, service: str, deadline: D
             raise requests.ReadTimeout("the body did not arrive in time", request=response.request)
     inside._content = b"".join(pieces)
     inside._content_consumed = True
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """The body, piece by piece; what is no body raises what ``requests`` raises for one that is broken."""
+    try:
+        yield from response.iter_content(_CHUNK)
+    except requests.RequestException:
+        raise
+    except ValueError as error:  # a chunk of negative length
+        raise requests.exceptions.ChunkedEncodingError(error, request=response.request) from error
 
 
 def _check_length(response: requests.Response, length: int, limit: int, service: str) -> None:

@@ -9,6 +9,7 @@ exception.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection
 from typing import Any, TypeAlias
 
@@ -121,6 +122,7 @@ def exchange(conn: BoundedConnection, data: bytes, timeouts: Timeouts, *, head_o
         The answer, or None: then the connection has been handed what is needed to go on in the ordinary way.
     """
     conn.timeout, read_timeout = timeouts
+    sys.audit("http.client.send", conn, data)
     try:
         conn.send_bounded(data)
     except (BrokenPipeError, ConnectionResetError):

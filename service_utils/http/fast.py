@@ -51,6 +51,9 @@ _REPLACEABLE = (
     "Session.get_adapter",
     "HTTPAdapter.send",
     "HTTPAdapter.build_response",
+    "HTTPAdapter.add_headers",
+    "HTTPAdapter.request_url",
+    "HTTPAdapter.cert_verify",
     "HTTPAdapter.get_connection_with_tls_context",
     "HTTPConnectionPool.urlopen",
     "HTTPConnectionPool._make_request",
@@ -101,7 +104,7 @@ class FastAdapter(HTTPAdapter):
         max_connection_age: Seconds after which a connection is used no more, or None.
     """
 
-    __attrs__ = [*HTTPAdapter.__attrs__, "_idle_timeout", "_max_connection_age"]  # noqa: RUF012 - requests' kind
+    __attrs__ = [*HTTPAdapter.__attrs__, "_idle_timeout", "_max_connection_age", "_no_retries"]  # noqa: RUF012 - requests' kind
 
     def __init__(
         self,
@@ -113,6 +116,7 @@ class FastAdapter(HTTPAdapter):
         self._idle_timeout = idle_timeout
         self._max_connection_age = max_connection_age
         super().__init__(pool_connections=4, pool_maxsize=pool_maxsize)
+        self._no_retries = self.max_retries
         forks.in_child(self._renew_in_child)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -134,6 +138,10 @@ class FastAdapter(HTTPAdapter):
         if type(response) is Response:
             response.__class__ = FastResponse
         return response
+
+    def is_plain(self) -> bool:
+        """Whether nobody has given this adapter retries, or another way to send."""
+        return self.max_retries is self._no_retries and "send" not in self.__dict__
 
     def pool_for(self, request: PreparedRequest, verify: Any, cert: Any) -> BoundedPool | None:
         """The pool of a request, once its first has gone the ordinary way."""
@@ -235,7 +243,7 @@ class FastSession(requests.Session):
         if timeouts is None or not nothing_replaced():
             return None
         adapter = self.get_adapter(str(request.url))
-        if type(adapter) is not FastAdapter or "send" in adapter.__dict__:
+        if type(adapter) is not FastAdapter or not adapter.is_plain():
             return None
         pool = adapter.pool_for(request, verify, cert)
         data = None if pool is None else wire_form(request, pool.host_line())
@@ -281,6 +289,7 @@ def _over(
     conn.carry(sending)
     began = SYSTEM.monotonic()
     try:
+        pool._validate_conn(conn)  # warns of a connection that verifies nothing
         answer = exchange(conn, data, timeouts, head_only=request.method == "HEAD")
     except BaseException:  # interrupted: whatever the connection still owes, nobody will read it
         conn.close()

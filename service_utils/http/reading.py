@@ -19,6 +19,7 @@ __all__ = ["AnswerSource"]
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n\0]*)?\r\n")
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)\r\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n")
+_WITHOUT_BODY = (204, 304)
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -129,9 +130,9 @@ class _Reader(io.BufferedReader):
             return
         name = header[1].lower()
         if name == b"content-length":
-            self._lengths.append(header[2].strip())
+            self._lengths.append(header[2].strip(b" \t"))
         elif name == b"transfer-encoding":
-            self._codings.append(header[2].strip().lower())
+            self._codings.append(header[2].strip(b" \t").lower())
 
     def _look_at_chunk(self, line: bytes) -> None:
         chunk = _CHUNK_LINE.fullmatch(line)
@@ -149,5 +150,5 @@ class _Reader(io.BufferedReader):
             self.raw.spoil()
         if self._lengths and not _DIGITS.fullmatch(self._lengths[0]):
             self.raw.spoil()
-        if self._codings and self._codings[0] != b"chunked":
+        if self._codings and (self._codings[0] != b"chunked" or self._status in _WITHOUT_BODY):
             self.raw.spoil()
