@@ -35,7 +35,7 @@ from service_utils.http.classify import Verdict, classify_error, classify_respon
 from service_utils.http.context import BoundContext, bound_context, new_request_id
 from service_utils.http.ordinary import CallDefaults, checked_auth
 from service_utils.http.outgoing import Outgoing, RequestMaker
-from service_utils.http.plain import Prepared
+from service_utils.http.preparation import Prepared
 from service_utils.http.replays import READING_METHODS
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
@@ -57,7 +57,8 @@ from service_utils.status import CallCounters
 
 __all__ = ["ResilientServiceClient"]
 
-_SUCCESS, _FAILURE = EndReason.SUCCESS, Outcome.FAILURE  # looking into an enum takes longer than a call
+# Looking into an enum takes longer than calling a function.
+_GOOD, _FAILURE, _SUCCESS = Outcome.SUCCESS, Outcome.FAILURE, EndReason.SUCCESS
 _CLOSED = CircuitState.CLOSED
 _new_error = CircuitOpenError.__new__
 _UNTRIED = (CircuitState.OPEN, CircuitState.FORCED_OPEN, CircuitState.HALF_OPEN)
@@ -530,6 +531,9 @@ class ResilientServiceClient:
         delay = 0.0
         while True:
             tried = self._attempt(call, outgoing, delay)
+            good = tried.verdict.kind is None and tried.error is None
+            if good and not (call.told or self._raise_for_status):
+                return self._succeed(call, cast(requests.Response, tried.response))
             reason, delay = self._next_step(call, outgoing, permit, tried)
             if reason is None:
                 reason = self._wait(call, delay)
@@ -630,6 +634,17 @@ class ResilientServiceClient:
         return EndReason.DEADLINE if call.late() else None
 
     # -- the end of a call --------------------------------------------------------------------------
+
+    def _succeed(self, call: Call, response: requests.Response) -> requests.Response:
+        """Return an answer that needs no decision: it is good, and nobody wants to hear of it."""
+        call.outcome = _GOOD
+        call.end(_SUCCESS, self._clock.monotonic())
+        if len(call.attempts) == 1:
+            self._counters.succeeded(call.attempts[0].duration)
+        else:
+            self._counters.finished(_GOOD, call.durations(), None)
+        attach_call(response, call)
+        return response
 
     def _finish(self, call: Call, tried: Tried, reason: EndReason) -> requests.Response:
         """Return the answer or raise the error, its record attached."""

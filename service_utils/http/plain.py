@@ -9,7 +9,6 @@ plain is not looked at closely here, and whatever cannot be sent is refused ther
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -26,11 +25,12 @@ from service_utils.http.exchange import headers_of
 from service_utils.http.headers import REQUEST_ID_HEADER, TIME_LEFT_HEADER, check_header
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER, KEYED_METHODS, checked_key, new_key
 from service_utils.http.options import SendOptions
+from service_utils.http.preparation import PLAIN_QUERY, prepare, require_plain
 from service_utils.http.replays import replay_of
-from service_utils.http.urls import BaseURL, label_of, places_of, segment
+from service_utils.http.urls import BaseURL
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["Fields", "PlainCalls", "PlainRequest", "Prepared"]
+__all__ = ["Fields", "PlainCalls", "PlainRequest"]
 
 Fields: TypeAlias = dict[str, tuple[str, str]]
 """Name and value of headers by the name in lower case, in their order."""
@@ -46,8 +46,6 @@ _LENGTH: Final = "content-length"
 _TYPE: Final = "content-type"
 _KEPT = 256
 _PLAIN_ARGUMENTS = frozenset({"params", "data", "json", "headers", "stream", "allow_redirects"})
-# A query of which requests changes no letter.
-_PLAIN_QUERY = re.compile(r"[A-Za-z0-9_.~!$&'()*+,;=:@/?-]+")
 _WITHOUT_BODY = ("GET", "HEAD")
 
 
@@ -104,50 +102,6 @@ class PlainRequest:
         return replay_of(self.method, path, self._body, headers, self._callers, self.idempotency_key)
 
 
-@dataclass(slots=True)
-class Prepared:
-    """What the plain calls of one method and path have in common. It holds nothing of any one call.
-
-    Attributes:
-        method: Upper case.
-        label: For logs and metrics.
-        url: All of it; of a template, what stands before the first place.
-        places: The name of each place, and the text behind it.
-    """
-
-    method: str
-    label: str
-    url: str
-    places: tuple[tuple[str, str], ...]
-
-    def url_with(self, params: Mapping[str, object] | None, query: str, more: object) -> str:
-        """The URL of one call.
-
-        Args:
-            params: Values for the places.
-            query: The query that stands in the path.
-            more: ``params=`` of the call.
-
-        Raises:
-            LookupError: A value is missing.
-            TypeError: A value is of a wrong kind.
-            ValueError: A value cannot be sent, or is not plain.
-        """
-        url = self.url
-        if params is not None:
-            if len(params) != len({name for name, _ in self.places}):
-                raise ValueError("as many values as places")
-            filled = "".join([segment(name, params[name]) + text for name, text in self.places])
-            if ".." in filled:
-                raise ValueError("it may climb")
-            url += filled
-        if more is not None:
-            _require(type(more) is dict)
-            encoded = _requests.PreparedRequest._encode_params(more)
-            query = f"{query}&{encoded}" if query and encoded else query or encoded
-        return f"{url}?{query}" if query else url
-
-
 class PlainCalls:
     """Makes the requests of one client's plain calls. For any number of threads.
 
@@ -178,7 +132,7 @@ class PlainCalls:
         self._checked: Fields = {}
         self._idempotency_keys = idempotency_keys
         # A partial, not a method: the cache would keep its owner alive.
-        self.prepared = functools.lru_cache(_KEPT)(functools.partial(_prepare, base))
+        self.prepared = functools.lru_cache(_KEPT)(functools.partial(prepare, base))
 
     def build(
         self,
@@ -199,9 +153,9 @@ class PlainCalls:
                 for name, value in session.values():
                     _check_plain_header(name, value)
                 self._checked = session
-            _require(type(method) is str and type(path) is str)
+            require_plain(type(method) is str and type(path) is str)
             path, mark, query = path.partition("?")
-            _require(not mark or _PLAIN_QUERY.fullmatch(query) is not None)
+            require_plain(not mark or PLAIN_QUERY.fullmatch(query) is not None)
             prepared = self.prepared(method, path, path_params is not None)
             url = prepared.url_with(path_params, query, arguments.get("params"))
             headers = self._headers_with(arguments.get("headers"))
@@ -227,7 +181,7 @@ class PlainCalls:
     def _headers_with(self, given: Mapping[str, str] | None) -> Fields:
         headers = self._headers.copy()
         if given is not None:
-            _require(isinstance(given, Mapping))
+            require_plain(isinstance(given, Mapping))
             for name, value in given.items():
                 _check_plain_header(name, value)
                 headers[name.lower()] = (name, value)
@@ -247,41 +201,14 @@ class PlainCalls:
         return key
 
 
-def _require(plain: bool) -> None:
-    if not plain:
-        raise ValueError("not plain")
-
-
 def _check_plain_header(name: object, value: object) -> None:
-    _require(type(name) is str and type(value) is str)
+    require_plain(type(name) is str and type(value) is str)
     check_header(name, value)
 
 
 def _nothing_replaced() -> bool:
     """Whether requests would prepare a request in the way that is known here."""
     return Session.prepare_request is _PREPARE_REQUEST and PreparedRequest.prepare is _PREPARE
-
-
-def _prepare(base: BaseURL, method: str, path: str, template: bool) -> Prepared:
-    """Have ``requests`` prepare a path.
-
-    Raises:
-        ValueError: It cannot be sent, or is not plain.
-    """
-    _require(type(method) is str and method.isascii() and method.isalpha())
-    _require(type(path) is str and "#" not in path and "?" not in path)
-    texts = places_of(path) if template else [path]
-    tried = "x".join(texts[::2])  # as it would be with a letter in each place
-    url = base.join(tried)
-    request = PreparedRequest()
-    request.prepare_url(url, None)
-    sent = str(request.url)
-    _require(base.contains(sent))
-    if template:
-        # Where nothing changes round letters, nothing changes round segments that are quoted already.
-        _require(path.startswith("/") and sent == base.url + tried)
-        sent = base.url + texts[0]
-    return Prepared(method.upper(), label_of(path), sent, tuple(zip(texts[1::2], texts[2::2], strict=True)))
 
 
 def _request_id_for(headers: Fields, inbound: BoundContext) -> str:
@@ -299,7 +226,7 @@ def _body_of(
 ) -> tuple[str | bytes | None, Fields]:
     """The body and the headers that speak of it, as ``requests`` makes them."""
     data, json = arguments.get("data"), arguments.get("json")
-    _require(data is None or type(data) is bytes or type(data) is str)
+    require_plain(data is None or type(data) is bytes or type(data) is str)
     of_body: Fields = {}
     if not data and json is None:
         if method not in _WITHOUT_BODY and _LENGTH not in headers and _LENGTH not in session:
@@ -308,7 +235,8 @@ def _body_of(
     body = data or _requests.complexjson.dumps(json, allow_nan=False)
     if not data and not isinstance(body, bytes):
         body = body.encode()
-    of_body[_LENGTH] = ("Content-Length", str(super_len(body)))  # type: ignore[no-untyped-call]
+    length = len(body) if type(body) is bytes else super_len(body)  # type: ignore[no-untyped-call]
+    of_body[_LENGTH] = ("Content-Length", str(length))
     if not data and _TYPE not in headers and _TYPE not in session:
         of_body[_TYPE] = ("Content-Type", "application/json")
     return body, of_body

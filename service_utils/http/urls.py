@@ -19,6 +19,7 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 _HTTP = re.compile(r"https?://", re.IGNORECASE)
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _PARAMETER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_UNQUOTED = re.compile(r"[A-Za-z0-9_~-]+")
 _ENCODED_DOT = re.compile(r"%2e", re.IGNORECASE)
 # What parts segments: that depends on who reads the path, and a client cannot know who will.
 _SEPARATORS = tuple(
@@ -172,6 +173,8 @@ def segment(name: str, value: object) -> str:
         TypeError: It is neither text nor a number.
         ValueError: It cannot be a segment.
     """
+    if type(value) is str and _UNQUOTED.fullmatch(value):
+        return value
     if value is None or isinstance(value, bool | bytes | bytearray | list | tuple | set | dict):
         raise TypeError(f"path_params: {name}={value!r}: must be a string or a number")
     text = str(value)
