@@ -34,6 +34,7 @@ from service_utils.http.sending import Sending
 __all__ = ["BoundedConnection", "BoundedHTTPConnection", "BoundedHTTPSConnection"]
 
 _PIECE = 262_144  # bytes given to the socket at once
+_STOCK_CREATE_CONNECTION = tcp.create_connection
 _LEAST_SHARE = 2.0  # seconds that one of several addresses gets at least, as in Go's net.Dialer
 
 
@@ -159,6 +160,9 @@ class BoundedConnection(HTTPConnection):
     def _connect_within(self, moment: float) -> socket.socket:
         """Try the addresses of the host one after the other, each with its share of the time."""
         host = self._dns_host.strip("[]")
+        if tcp.create_connection is not _STOCK_CREATE_CONNECTION:
+            # Somebody's own, which may know names that nobody else does.
+            return self._dial(self._dns_host, self.time_for())
         try:
             found = resolve(host, self.port, tcp.allowed_gai_family(), moment)
         except UnicodeError:
@@ -169,15 +173,24 @@ class BoundedConnection(HTTPConnection):
             if time_left is not None and index < len(found) - 1:
                 time_left = min(time_left, max(time_left / (len(found) - index), _LEAST_SHARE))
             try:
-                return tcp.create_connection(
-                    (address[0], self.port),
-                    time_left,
-                    source_address=self.source_address,
-                    socket_options=self.socket_options,
-                )
+                return self._dial(address[0], time_left)
             except OSError as error:
                 last = error
         raise last
+
+    def _dial(self, host: str, timeout: float | None) -> socket.socket:
+        return tcp.create_connection(
+            (host, self.port),
+            timeout,
+            source_address=self.source_address,
+            socket_options=self.socket_options,
+        )
+
+    def _tunnel(self) -> None:
+        """Ask a proxy for a tunnel; see :class:`http.client.HTTPConnection`."""
+        super()._tunnel()
+        if self.moment is not None:
+            self.sock.settimeout(self.time_for())  # for the handshake inside the tunnel
 
     def connect(self) -> None:
         """Connect; see :class:`urllib3.connection.HTTPConnection`."""
