@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import ssl
 import threading
@@ -84,15 +85,20 @@ def pieces() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("make_body", [pieces, lambda: io.BytesIO(LARGE)], ids=["generator", "file"])
 def test_streamed_body_that_is_not_read(
-    group: str, tls: ssl.SSLContext | None, registry: ServiceRegistry, certificates: Certificates
+    make_body: Callable[[], Any],
+    group: str,
+    tls: ssl.SSLContext | None,
+    registry: ServiceRegistry,
+    certificates: Certificates,
 ) -> None:
-    """The same holds for a body that comes from a generator."""
+    """The same holds for a body that comes from a generator or a file."""
     with (
         Peer(hard_of_hearing(0.02), tls=tls) as peer,
         crowd_by(group, registry, peer.url, verify=certificates.authority) as crowd,
     ):
-        all_give_up(crowd, lambda client, **limit: client.post("/trouble", data=pieces(), **limit))
+        all_give_up(crowd, lambda client, **limit: client.post("/trouble", data=make_body(), **limit))
 
         all_get_their_answers(crowd)
 
@@ -233,6 +239,26 @@ def test_many_addresses_that_do_not_answer(
         server.resume()
 
         all_get_their_answers(crowd)
+
+
+@pytest.mark.parametrize("way", ["cold", "session"])
+def test_stand_in_that_knows_one_name(
+    way: str, registry: ServiceRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever stands in for ``socket.getaddrinfo`` is asked for the service's name, and for nothing else."""
+    stock = socket.getaddrinfo
+
+    def stand_in(host: str, port: int, *arguments: Any) -> list[Any]:
+        if host != "service.test":
+            raise socket.gaierror(socket.EAI_NONAME, f"nobody knows {host}")
+        return stock("127.0.0.1", port, *arguments)
+
+    monkeypatch.setattr(socket, "getaddrinfo", stand_in)
+    with (
+        FaultServer(echo) as server,
+        client_by(way, registry, f"http://service.test:{server.port}") as client,
+    ):
+        assert client.get("/after").text == "/after"
 
 
 @pytest.mark.parametrize("way", ["cold", "session"])
