@@ -29,7 +29,7 @@ _TARGET = re.compile(r"/(?:[A-Za-z0-9/_.~!$&'()*+,;=:@?-]|%[0-9A-F]{2})*")
 _METHOD = re.compile(r"[A-Z]+")
 # What they write themselves where it is missing, or treat in a way of their own.
 _NEEDED = frozenset({"user-agent", "accept-encoding"})
-_UNUSUAL = frozenset({"host", "transfer-encoding", "expect", "upgrade"})
+_UNUSUAL = frozenset({"", "host", "transfer-encoding", "expect", "upgrade"})
 
 
 def _store_is_known() -> bool:
@@ -78,7 +78,10 @@ def wire_form(request: requests.PreparedRequest, host_line: str) -> bytes | None
     else:
         return None
     length = pairs.get("content-length")
-    if (length[1] if length else "0") != str(len(data)) or (length is None and method not in ("GET", "HEAD")):
+    if length is None:
+        if body is not None or method not in ("GET", "HEAD"):
+            return None
+    elif length[1] != str(len(data)):
         return None
     target = _target_of(request)
     if not method or not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):

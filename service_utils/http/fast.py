@@ -154,7 +154,8 @@ class FastAdapter(HTTPAdapter):
         """The pool of a request; see :class:`requests.adapters.HTTPAdapter`."""
         pool = super().get_connection_with_tls_context(request, verify, proxies=proxies, cert=cert)
         key = _pool_key(request, verify, cert)
-        if key is not None and isinstance(pool, BoundedPool) and pool.proxy is None:
+        # Of a URL whose query comes without a path, what stands before the first slash is no origin.
+        if key is not None and "?" not in key[0] and isinstance(pool, BoundedPool) and pool.proxy is None:
             if len(self._pools) >= _MOST_POOLS:
                 self._pools.clear()
             self._pools[key] = pool
@@ -179,7 +180,8 @@ def _pool_key(request: PreparedRequest, verify: Any, cert: Any) -> _PoolKey | No
     if not isinstance(verify, bool | str | None) or not isinstance(cert, str | tuple | None):
         return None
     url = str(request.url)
-    return url[: url.find("/", len("https://"))], verify, cert
+    end = url.find("/", len("https://"))
+    return None if end < 0 else (url[:end], verify, cert)
 
 
 class FastSession(requests.Session):
@@ -214,6 +216,9 @@ class FastSession(requests.Session):
 
     def send(self, request: PreparedRequest, **kwargs: Any) -> Response:
         """Send a prepared request; see :meth:`requests.Session.send`."""
+        given: object = request
+        if not isinstance(given, PreparedRequest):
+            return super().send(request, **kwargs)  # which says so
         sending = Sending()
         usual = {"timeout": None, "stream": self.stream, "verify": self.verify, "cert": self.cert} | kwargs
         began = SYSTEM.monotonic()
