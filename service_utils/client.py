@@ -432,7 +432,7 @@ class ResilientServiceClient:
         if inbound.deadline is not None or method not in READING_METHODS:
             return None
         try:
-            prepared = self._requests.prepared(method, path, False)
+            prepared = self._requests.plain.prepared(method, path, False)
         except (TypeError, ValueError):
             return None
         refusal = None if refusals_wanted(self.breaker.listeners) else self.breaker.refused()

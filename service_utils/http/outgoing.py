@@ -65,10 +65,6 @@ class Outgoing(Protocol):
         ...
 
 
-def _more_than_headers() -> None:
-    """Tells of a session that adds more than headers to each request."""
-
-
 class RequestMaker:
     """Makes the requests of one client's calls: plain ones of parts prepared before, others from the ground.
 
@@ -77,21 +73,23 @@ class RequestMaker:
         transport: Prepares what is not plain.
 
     Attributes:
-        prepared: See :class:`~service_utils.http.plain.PlainCalls`.
+        plain: Makes the plain ones. It is there from the first call on, since it takes more memory than many
+            a client that is never used should.
     """
 
-    __slots__ = ("_defaults", "_plain", "_transport", "prepared")
+    __slots__ = ("_defaults", "_transport", "plain")
+
+    plain: PlainCalls
 
     def __init__(self, defaults: CallDefaults, transport: Transport) -> None:
         self._defaults = defaults
         self._transport = transport
-        session_headers = getattr(transport, "default_headers", None)
-        if defaults.auth is not None or session_headers is None:
-            session_headers = _more_than_headers
-        self._plain = PlainCalls(
-            defaults.base, defaults.headers, session_headers, idempotency_keys=defaults.idempotency_keys
-        )
-        self.prepared = self._plain.prepared
+
+    def __getattr__(self, name: str) -> PlainCalls:  # called for what is not there
+        if name != "plain":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self.plain = plain = _plain_calls(self._defaults, self._transport)
+        return plain
 
     def make(
         self,
@@ -109,7 +107,7 @@ class RequestMaker:
             TypeError: An argument is unknown or of the wrong type.
             ValueError: The path, a header or the body cannot be sent; see also :meth:`BaseURL.join`.
         """
-        plain = self._plain.build(method, path, path_params, idempotency_key, deadline, inbound, arguments)
+        plain = self.plain.build(method, path, path_params, idempotency_key, deadline, inbound, arguments)
         if plain is not None:
             return plain
         return build(
@@ -123,3 +121,16 @@ class RequestMaker:
             inbound=inbound,
             arguments=arguments,
         )
+
+
+def _plain_calls(defaults: CallDefaults, transport: Transport) -> PlainCalls:
+    session_headers = getattr(transport, "default_headers", None)
+    if defaults.auth is not None or session_headers is None:
+        session_headers = _more_than_headers
+    return PlainCalls(
+        defaults.base, defaults.headers, session_headers, idempotency_keys=defaults.idempotency_keys
+    )
+
+
+def _more_than_headers() -> None:
+    """Tells of a session that adds more than headers to each request."""

@@ -74,7 +74,7 @@ class Prepared:
 
 
 def _encoded(params: dict[Any, Any]) -> str:
-    """What requests makes of ``params=``. Most consist of letters and numbers, of which it makes just that."""
+    """What requests makes of ``params=``: of letters and numbers, which most consist of, just that."""
     texts = [str(value) if type(value) is int else value for value in params.values()]
     for text in (*params, *texts):
         if type(text) is not str or not _PLAIN_PARAM.fullmatch(text):
