@@ -175,9 +175,10 @@ def opens_late(peer: Peer, sock: socket.socket) -> None:
         peer.over.wait()
 
 
-def test_tunnel_that_opens_late(registry: ServiceRegistry) -> None:
+@pytest.mark.parametrize("given", [False, True], ids=["own", "session"])
+def test_tunnel_that_opens_late(given: bool, registry: ServiceRegistry) -> None:
     """The TLS handshake in a tunnel has what the opening of the tunnel has left of the time."""
-    client = client_for(registry, "https://127.0.0.1:9")
+    client = client_for(registry, "https://127.0.0.1:9", session=requests.Session() if given else None)
     with Peer(opens_late) as peer, gives_up("deadline", 1.5):
         client.get("/trouble", proxies=through(peer.url), deadline=1.5)
 
