@@ -43,18 +43,33 @@ class CallerCode:
 
     def wrap_hook(self, hook: Callable[..., Any]) -> Callable[..., Any]:
         """The same for a response hook, which must not leave a response behind that nobody can close."""
-        noted = self.wrap(hook)
+        return _NotedHook(hook, self.wrap(hook))
 
-        def closing(response: requests.Response, *args: Any, **kwargs: Any) -> Any:
-            try:
-                return noted(response, *args, **kwargs)
-            except requests.HTTPError:
-                raise  # raise_for_status: the caller may want to see why
-            except BaseException:
-                response.close()
-                raise
 
-        return closing
+class _NotedHook:
+    """A response hook of the caller. Into pickles of the requests that hold it goes the hook alone."""
+
+    __slots__ = ("_hook", "_noted")
+
+    def __init__(self, hook: Callable[..., Any], noted: Callable[..., Any]) -> None:
+        self._hook = hook
+        self._noted = noted
+
+    def __call__(self, response: requests.Response, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._noted(response, *args, **kwargs)
+        except requests.HTTPError:
+            raise  # raise_for_status: the caller may want to see why
+        except BaseException:
+            response.close()
+            raise
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._hook,)
+
+
+def _itself(hook: Callable[..., Any]) -> Callable[..., Any]:
+    return hook
 
 
 def read_quietly(response: requests.Response, limit: int, service: str, deadline: Deadline | None) -> None:
