@@ -28,6 +28,7 @@ from urllib3.util import connection as tcp
 from service_utils import forks
 from service_utils.clock import SYSTEM
 from service_utils.http.reading import AnswerSource
+from service_utils.http.replaced import send_replaced
 from service_utils.http.resolver import resolve
 from service_utils.http.sending import Sending
 
@@ -206,14 +207,15 @@ class BoundedConnection(HTTPConnection):
             return
         if self.sock is None:
             self.connect()
-        if self._sending is None or self.debuglevel or not isinstance(data, bytes | bytearray | memoryview):
+        plain = isinstance(data, bytes | bytearray | memoryview)
+        if self._sending is None or self.debuglevel or not plain or send_replaced():
             self._send_as_ever(data)
             return
         sys.audit("http.client.send", self, data)
         self.send_bounded(data)
 
     def _send_as_ever(self, data: Any) -> None:
-        """Leave it to http.client, which prints it where that is asked for."""
+        """Leave it to http.client, which prints it where that is asked for, or to a stand-in."""
         if self._sending is not None:
             self._sending.sent += 1  # for all that is known
             self.sock.settimeout(self.time_for())

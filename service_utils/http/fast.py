@@ -10,12 +10,8 @@ do with any other session.
 
 from __future__ import annotations
 
-import http.client
-import logging
-import operator
 from collections.abc import Callable
 from datetime import timedelta
-from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import requests
@@ -24,16 +20,14 @@ from requests import PreparedRequest, Response
 from requests import exceptions as rex
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
-from urllib3 import connectionpool
 from urllib3 import exceptions as uex
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from service_utils import forks
 from service_utils.clock import SYSTEM
 from service_utils.http.body import CallerBody
 from service_utils.http.exchange import Timeouts, exchange, header_pairs, wire_form
 from service_utils.http.pool import BoundedPool, pool_classes
+from service_utils.http.replaced import nothing_replaced
 from service_utils.http.response import FastResponse, response_of
 from service_utils.http.sending import Sending, bound
 from service_utils.policies.retry import IDEMPOTENT_METHODS
@@ -45,54 +39,7 @@ MAX_CONNECTION_AGE = 300.0
 
 _PoolKey: TypeAlias = "tuple[str, bool | str | None, str | tuple[str, str] | None]"
 
-# What the fast way leaves out, or does in its own manner. Whoever replaces one of them wants to be called.
-_REPLACEABLE = (
-    "Session.send",
-    "Session.get_adapter",
-    "HTTPAdapter.send",
-    "HTTPAdapter.build_response",
-    "HTTPAdapter.add_headers",
-    "HTTPAdapter.request_url",
-    "HTTPAdapter.cert_verify",
-    "HTTPAdapter.get_connection_with_tls_context",
-    "HTTPConnectionPool.urlopen",
-    "HTTPConnectionPool._make_request",
-    "HTTPConnectionPool._get_conn",
-    "HTTPConnectionPool.ConnectionCls",
-    "HTTPSConnectionPool.ConnectionCls",
-    "HTTPConnection.request",
-    "HTTPConnection.getresponse",
-    "HTTPConnection.connect",
-    "StandardConnection.request",
-    "StandardConnection.putrequest",
-    "StandardConnection.putheader",
-    "StandardConnection.endheaders",
-    "StandardConnection.send",
-    "StandardConnection.getresponse",
-    "StandardResponse.begin",
-    "StandardResponse.read",
-)
-_OWNERS = SimpleNamespace(
-    Session=requests.Session,
-    HTTPAdapter=HTTPAdapter,
-    HTTPConnectionPool=HTTPConnectionPool,
-    HTTPSConnectionPool=HTTPSConnectionPool,
-    HTTPConnection=HTTPConnection,
-    StandardConnection=http.client.HTTPConnection,
-    StandardResponse=http.client.HTTPResponse,
-)
-_look = operator.attrgetter(*_REPLACEABLE)
-_STOCK = _look(_OWNERS)
-_DEBUG = logging.DEBUG
 _MOST_POOLS = 16
-
-
-def nothing_replaced() -> bool:
-    """Whether requests, urllib3 and http.client are as they came, and nobody wants to hear what they do."""
-    # By identity: wrappers such as wrapt's claim to be equal to what they wrap.
-    if not all(map(operator.is_, _look(_OWNERS), _STOCK)):
-        return False
-    return not (http.client.HTTPConnection.debuglevel or connectionpool.log.isEnabledFor(_DEBUG))
 
 
 class FastAdapter(HTTPAdapter):

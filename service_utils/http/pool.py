@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
+import urllib3.connection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ClosedPoolError
 
@@ -18,7 +19,7 @@ from service_utils.http.sending import current_sending
 
 __all__ = ["BoundedPool", "pool_classes"]
 
-_PLAIN, _TLS = HTTPConnectionPool.ConnectionCls, HTTPSConnectionPool.ConnectionCls
+_PLAIN, _TLS = urllib3.connection.HTTPConnection, urllib3.connection.HTTPSConnection
 
 
 class IdleStack:
