@@ -86,7 +86,7 @@ class PlainRequest:
             if lower not in callers:
                 fields[lower] = (name, value)
         if time_left is not None and _TIME_LEFT not in callers:
-            fields[_TIME_LEFT] = (TIME_LEFT_HEADER, str(max(int(time_left * 1000), 0)))
+            fields[_TIME_LEFT] = (TIME_LEFT_HEADER, str(int(time_left * 1000)))
         request = PreparedRequest()
         request.method = self.method
         request.url = self._url
@@ -146,16 +146,20 @@ class PlainCalls:
     ) -> PlainRequest | None:
         """The request of a call, or None when it must be made in the ordinary way."""
         session = self._session_headers()
-        if session is None or not (arguments.keys() <= _PLAIN_ARGUMENTS and _nothing_replaced()):
+        if session is None or type(method) is not str or type(path) is not str:
             return None
+        if arguments and not arguments.keys() <= _PLAIN_ARGUMENTS:
+            return None
+        if Session.prepare_request is not _PREPARE_REQUEST or PreparedRequest.prepare is not _PREPARE:
+            return None  # somebody wants to prepare requests in another way than is known here
         try:
             if session is not self._checked:
                 for name, value in session.values():
                     _check_plain_header(name, value)
                 self._checked = session
-            require_plain(type(method) is str and type(path) is str)
             path, mark, query = path.partition("?")
-            require_plain(not mark or PLAIN_QUERY.fullmatch(query) is not None)
+            if mark:
+                require_plain(PLAIN_QUERY.fullmatch(query) is not None)
             prepared = self.prepared(method, path, path_params is not None)
             url = prepared.url_with(path_params, query, arguments.get("params"))
             headers = self._headers_with(arguments.get("headers"))
@@ -206,11 +210,6 @@ def _check_plain_header(name: object, value: object) -> None:
     check_header(name, value)
 
 
-def _nothing_replaced() -> bool:
-    """Whether requests would prepare a request in the way that is known here."""
-    return Session.prepare_request is _PREPARE_REQUEST and PreparedRequest.prepare is _PREPARE
-
-
 def _request_id_for(headers: Fields, inbound: BoundContext) -> str:
     given = headers.get(_REQUEST_ID)
     request_id = (given[1] if given else None) or inbound.request_id or new_request_id()
@@ -226,7 +225,8 @@ def _body_of(
 ) -> tuple[str | bytes | None, Fields]:
     """The body and the headers that speak of it, as ``requests`` makes them."""
     data, json = arguments.get("data"), arguments.get("json")
-    require_plain(data is None or type(data) is bytes or type(data) is str)
+    if data is not None:
+        require_plain(type(data) is bytes or type(data) is str)
     of_body: Fields = {}
     if not data and json is None:
         if method not in _WITHOUT_BODY and _LENGTH not in headers and _LENGTH not in session:
@@ -243,8 +243,10 @@ def _body_of(
 
 
 def _options(method: str, arguments: Mapping[str, Any], deadline: Deadline | None) -> SendOptions:
-    stream = bool(arguments.get("stream"))
-    redirects = bool(arguments.get("allow_redirects", method != "HEAD"))
+    stream, redirects = False, method != "HEAD"
+    if arguments:
+        stream = bool(arguments.get("stream"))
+        redirects = bool(arguments.get("allow_redirects", redirects))
     if deadline is None:
         return _OPTIONS[stream, redirects]
     return SendOptions(stream, redirects, None, None, None, deadline)
