@@ -56,15 +56,17 @@ class Incoming:
 
     Args:
         receive: Brings up to so many bytes more, none at the end.
+        in_time: Raises an ``OSError`` when the time for all of it is over.
 
     Attributes:
         ended: Whether the end has come.
     """
 
-    __slots__ = ("_pieces", "_receive", "ended")
+    __slots__ = ("_pieces", "_receive", "ended", "in_time")
 
-    def __init__(self, receive: Callable[[int], bytes]) -> None:
+    def __init__(self, receive: Callable[[int], bytes], in_time: Callable[[], object]) -> None:
         self._receive = receive
+        self.in_time = in_time
         self._pieces: list[bytes] = []
         self.ended = False
 
@@ -118,7 +120,7 @@ def read_answer(incoming: Incoming, *, head_only: bool, longest: float) -> Answe
     raw: HTTPResponse | None = None
     if body is not None and head.coding is not None:
         raw = raw_response(head.status, head.reason, head.fields.values(), body)
-        body = _decoded(raw, longest)
+        body = _decoded(raw, longest, incoming)
     if body is None:
         return None
     return Answer(head.status, head.reason, head.fields, body, head_at, head.reusable and clean, raw)
@@ -244,7 +246,7 @@ def _fill(incoming: Incoming, buffer: bytearray, length: int) -> bool:
     return True
 
 
-def _decoded(raw: HTTPResponse, longest: float) -> bytes | None:
+def _decoded(raw: HTTPResponse, longest: float, incoming: Incoming) -> bytes | None:
     """The body as urllib3 decodes it; None where it cannot, or where it becomes too long."""
     pieces: list[bytes] = []
     length = 0
@@ -254,6 +256,7 @@ def _decoded(raw: HTTPResponse, longest: float) -> bytes | None:
             length += len(piece)
             if length > longest:
                 return None
+            incoming.in_time()
     except DecodeError:
         return None
     return b"".join(pieces)

@@ -8,8 +8,8 @@ from typing import Any
 
 import requests
 
+from service_utils.clock import SYSTEM
 from service_utils.errors import ResponseTooLarge
-from service_utils.policies.deadline import Deadline
 
 __all__ = ["CallerBody", "CallerCode", "read_body", "read_quietly", "replayable_bytes"]
 
@@ -72,10 +72,10 @@ def _itself(hook: Callable[..., Any]) -> Callable[..., Any]:
     return hook
 
 
-def read_quietly(response: requests.Response, limit: int, service: str, deadline: Deadline | None) -> None:
+def read_quietly(response: requests.Response, limit: int, service: str, moment: float | None) -> None:
     """:func:`read_body` for an error answer that a hook has raised; without a body if it cannot be had."""
     try:
-        read_body(response, limit, service, deadline)
+        read_body(response, limit, service, moment)
     except (requests.RequestException, RuntimeError):
         response.close()
 
@@ -156,35 +156,46 @@ def replayable_bytes(body: Any, limit: int) -> bytes | None:
     return None
 
 
-def read_body(response: requests.Response, limit: int, service: str, deadline: Deadline | None) -> None:
+def read_body(response: requests.Response, limit: int, service: str, moment: float | None) -> None:
     """Read a response's whole body into it, as ``requests`` does for calls that do not stream.
 
     Args:
         response: Its head has arrived.
         limit: Bytes after decoding.
         service: Display name, for errors.
-        deadline: Looked at between two pieces.
+        moment: When it must have been read, in seconds of the machine's monotonic clock; looked at between
+            two pieces, since decoding them takes time as well.
 
     Raises:
         ResponseTooLarge: The body is longer than ``limit``. The connection is closed, not used again.
         requests.RequestException: As ``Response.content``.
-        requests.Timeout: The deadline passed while the body came in.
+        requests.Timeout: The moment came while the body did.
     """
     inside: Any = response
     if inside._content is not False or response.raw is None:
         _check_length(response, len(response.content or b""), limit, service)
         return
+    _check_length(response, _announced(response), limit, service)
     pieces: list[bytes] = []
     length = 0
     for piece in _pieces(response):
         pieces.append(piece)
         length += len(piece)
         _check_length(response, length, limit, service)
-        if deadline is not None and deadline.expired:
+        if moment is not None and SYSTEM.monotonic() >= moment:
             response.close()
             raise requests.ReadTimeout("the body did not arrive in time", request=response.request)
     inside._content = b"".join(pieces)
     inside._content_consumed = True
+
+
+def _announced(response: requests.Response) -> int:
+    """Bytes of the body as its head says, where they are what they will be; else 0."""
+    length = response.headers.get("Content-Length", "")
+    bodiless = response.request.method == "HEAD" or response.status_code in (204, 304)
+    if bodiless or "Content-Encoding" in response.headers or not (length.isascii() and length.isdigit()):
+        return 0
+    return int(length)
 
 
 def _pieces(response: requests.Response) -> Iterator[bytes]:

@@ -148,7 +148,6 @@ class BoundedConnection(HTTPConnection):
             return super()._new_conn()
         try:
             sock = self._connect_within(self.moment)
-            sock.settimeout(self.time_for())  # for the handshake, where there is one
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except TimeoutError as error:
@@ -163,29 +162,41 @@ class BoundedConnection(HTTPConnection):
         host = self._dns_host.strip("[]")
         if tcp.create_connection is not _STOCK_CREATE_CONNECTION:
             # Somebody's own, which may know names that nobody else does.
-            return self._dial(self._dns_host, self.time_for())
+            return tcp.create_connection(
+                (self._dns_host, self.port),
+                self.time_for(),
+                source_address=self.source_address,
+                socket_options=self.socket_options,
+            )
         try:
             found = resolve(host, self.port, tcp.allowed_gai_family(), moment)
         except UnicodeError:
             raise LocationParseError(f"'{host}', label empty or too long") from None
         last: OSError = OSError("getaddrinfo returns an empty list")
-        for index, (*_, address) in enumerate(found):
+        for index, (family, kind, protocol, _, address) in enumerate(found):
             time_left = self.time_for()
             if time_left is not None and index < len(found) - 1:
                 time_left = min(time_left, max(time_left / (len(found) - index), _LEAST_SHARE))
             try:
-                return self._dial(address[0], time_left)
+                return self._dial(socket.socket(family, kind, protocol), address, time_left)
             except OSError as error:
                 last = error
         raise last
 
-    def _dial(self, host: str, timeout: float | None) -> socket.socket:
-        return tcp.create_connection(
-            (host, self.port),
-            timeout,
-            source_address=self.source_address,
-            socket_options=self.socket_options,
-        )
+    def _dial(self, sock: socket.socket, address: Any, timeout: float | None) -> socket.socket:
+        """Connect a socket, as urllib3 does; what is left of the time is for the TLS handshake."""
+        try:
+            for option in self.socket_options or ():
+                sock.setsockopt(*option)
+            if self.source_address:
+                sock.bind(self.source_address)
+            sock.settimeout(timeout)
+            sock.connect(address)
+            sock.settimeout(self.time_for())
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _tunnel(self) -> None:
         """Ask a proxy for a tunnel; see :class:`http.client.HTTPConnection`."""

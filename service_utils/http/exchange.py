@@ -135,7 +135,7 @@ def exchange(conn: BoundedConnection, data: bytes, timeouts: Timeouts, *, head_o
         conn.hand_over(b"", error, while_sending=True)
         return None
     conn.timeout = read_timeout
-    incoming = Incoming(conn.receive)
+    incoming = Incoming(conn.receive, conn.time_for)
     try:
         answer = read_answer(incoming, head_only=head_only, longest=conn.longest_body())
     except OSError as error:

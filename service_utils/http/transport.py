@@ -30,6 +30,7 @@ from service_utils.http.fast import (
     FastAdapter,
     FastSession,
     adopt,
+    renew_pools,
     send_with_repeat,
 )
 from service_utils.http.options import (
@@ -164,7 +165,7 @@ class SessionTransport:
         if options.allow_redirects and response.is_redirect:
             response = self._follow(response, attempt)
         if not options.stream:
-            read_body(response, self._limit, self._service, options.deadline)
+            read_body(response, self._limit, self._service, attempt.moment)
         else:
             attempt.leave_to_caller(response)
         if type(response) is Response:  # of a session that was given
@@ -216,7 +217,7 @@ class SessionTransport:
             send = functools.partial(self._own.ordinary, sending=sending, began=began)
         else:
             send = functools.partial(send_with_repeat, self._session.send, sending=sending)
-        return self._send_bounded(send, prepared, options, **settings)
+        return self._send_bounded(send, prepared, attempt.moment, **settings)
 
     def _verify_of(self, options: SendOptions) -> bool | str | None:
         """Whether and by what certificates the service is verified; None leaves it to the session."""
@@ -230,7 +231,7 @@ class SessionTransport:
         self,
         send: Callable[..., Response],
         prepared: PreparedRequest,
-        options: SendOptions,
+        moment: float | None,
         **settings: Any,
     ) -> Response:
         """Send, the body of a redirect read within bounds before requests reads it without any."""
@@ -239,7 +240,7 @@ class SessionTransport:
         def read(response: Response, *_args: Any, **_kwargs: Any) -> None:
             seen.append(response)
             if response.is_redirect and self._session.get_redirect_target(response) is not None:
-                read_body(response, self._limit, self._service, options.deadline)
+                read_body(response, self._limit, self._service, moment)
 
         hooks: dict[str, Any] = prepared.hooks
         prepared.hooks = {**hooks, "response": [*hooks.get("response", ()), read]}
@@ -247,7 +248,7 @@ class SessionTransport:
             response = send(prepared, **settings)
         except rex.HTTPError as error:
             if error.response is not None:
-                read_quietly(error.response, self._limit, self._service, options.deadline)
+                read_quietly(error.response, self._limit, self._service, moment)
             raise
         except ValueError:
             # A session that was given raises on a redirect to what is no address: that leads nowhere, then.
@@ -276,8 +277,7 @@ class SessionTransport:
         """After a fork: connections of our own for a session that was given."""
         for adapter in self._session.adapters.values():
             if isinstance(adapter, HTTPAdapter) and not isinstance(adapter, FastAdapter):
-                adapter.__setstate__(adapter.__getstate__())  # type: ignore[attr-defined]
-        adopt(self._session, *self._ages)
+                renew_pools(adapter)
 
 
 class _Attempt:
@@ -289,20 +289,20 @@ class _Attempt:
         limit: Bytes of the longest body.
     """
 
-    __slots__ = ("_limit", "_moment", "options", "timeout")
+    __slots__ = ("_limit", "moment", "options", "timeout")
 
     def __init__(self, timeout: Timeout, options: SendOptions, limit: int) -> None:
         self.timeout = timeout
         self.options = options
         self._limit = limit
-        self._moment = self._deadline()
+        self.moment = self._deadline()
         if timeout is not None and not isinstance(timeout, tuple):
             moment = SYSTEM.monotonic() + timeout
-            self._moment = moment if self._moment is None else min(moment, self._moment)
+            self.moment = moment if self.moment is None else min(moment, self.moment)
 
     def next_sending(self) -> Sending:
         """The bounds of its next request."""
-        return Sending(self._moment, self._limit)
+        return Sending(self.moment, self._limit)
 
     def leave_to_caller(self, response: Response) -> None:
         """From now on the body is bounded by the call's deadline, and each piece of it by the time-out."""

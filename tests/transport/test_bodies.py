@@ -261,7 +261,7 @@ SLOW: dict[str, Callable[[], Reply]] = {
     "good, in chunks": lambda: Answer(200, TEXT, chunk_size=1000, body_delay=0.1),
     "cut off": lambda: Answer(200, TEXT, body_delay=0.1).truncated(at=50),
     "no gzip": lambda: Answer(200, TEXT, ZIPPED, body_delay=0.1),
-    "too long": lambda: Answer(200, b"x" * (LIMIT + 1), body_delay=0.1),
+    "too long": lambda: Answer(200, b"x" * (LIMIT + 1), chunk_size=1000, body_delay=0.1),
 }
 
 
@@ -305,3 +305,11 @@ def test_a_stream_ends_with_its_head(client: ResilientServiceClient, server: Fau
     assert counted(client) == (0, 0)
     until(lambda: server.open_connections <= 1)
     assert_next_call_is_clean(client, server)
+
+
+def test_a_body_announced_as_too_long(client: ResilientServiceClient, server: FaultServer) -> None:
+    """It is refused by its head, and not waited for."""
+    server.script(Answer(200, b"x" * (LIMIT + 1)).stalled_at(10))
+
+    with pytest.raises(ResponseTooLarge):
+        client.get("/x")
