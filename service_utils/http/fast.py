@@ -21,6 +21,7 @@ from requests import exceptions as rex
 from requests.adapters import HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from urllib3 import exceptions as uex
+from urllib3._collections import RecentlyUsedContainer
 
 from service_utils import forks
 from service_utils.clock import SYSTEM
@@ -32,7 +33,7 @@ from service_utils.http.response import FastResponse, response_of
 from service_utils.http.sending import Sending, bound
 from service_utils.policies.retry import IDEMPOTENT_METHODS
 
-__all__ = ["IDLE_TIMEOUT", "MAX_CONNECTION_AGE", "FastAdapter", "FastSession", "adopt"]
+__all__ = ["IDLE_TIMEOUT", "MAX_CONNECTION_AGE", "FastAdapter", "FastSession", "adopt", "renew_pools"]
 
 IDLE_TIMEOUT = 30.0
 MAX_CONNECTION_AGE = 300.0
@@ -64,6 +65,10 @@ class FastAdapter(HTTPAdapter):
         self._max_connection_age = max_connection_age
         super().__init__(pool_connections=4, pool_maxsize=pool_maxsize)
         self._no_retries = self.max_retries
+        forks.in_child(self._renew_in_child)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[misc]
         forks.in_child(self._renew_in_child)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -117,8 +122,8 @@ class FastAdapter(HTTPAdapter):
         manager.pool_classes_by_scheme = pool_classes(self._idle_timeout, self._max_connection_age)
 
     def _renew_in_child(self) -> None:
-        """After a fork: pools of our own. The old ones may be locked, and their sockets are the parent's."""
-        self.__setstate__(self.__getstate__())  # type: ignore[attr-defined]
+        self._pools = {}
+        renew_pools(self)
 
 
 def _pool_key(request: PreparedRequest, verify: Any, cert: Any) -> _PoolKey | None:
@@ -305,11 +310,20 @@ def _plain_timeouts(timeout: Any) -> Timeouts | None:
     return connect, read
 
 
+def renew_pools(adapter: HTTPAdapter) -> None:
+    """After a fork: pools of its own. The old ones may be locked, and their sockets are the parent's."""
+    managers: list[Any] = [adapter.poolmanager, *adapter.proxy_manager.values()]
+    for manager in managers:
+        if isinstance(manager, urllib3.PoolManager):
+            manager.pools = RecentlyUsedContainer(manager.pools._maxsize)
+
+
 def adopt(session: requests.Session, idle_timeout: float | None, max_connection_age: float | None) -> None:
     """Have the stock adapters of somebody's session make bounded connections from now on.
 
     They stay what they are; connections that carry no sending of ours behave as before.
     """
+    classes = pool_classes(idle_timeout, max_connection_age)
     for adapter in session.adapters.values():
         manager = getattr(adapter, "poolmanager", None)
         if (
@@ -319,5 +333,19 @@ def adopt(session: requests.Session, idle_timeout: float | None, max_connection_
             and manager.pool_classes_by_scheme is urllib3.poolmanager.pool_classes_by_scheme
             and not adapter._pool_block  # type: ignore[attr-defined]
         ):
-            manager.pool_classes_by_scheme = pool_classes(idle_timeout, max_connection_age)  # type: ignore[assignment]
+            manager.pool_classes_by_scheme = classes  # type: ignore[assignment]
             manager.clear()
+            adapter.proxy_manager = _ProxyManagers(classes)  # they are made when a proxy is first used
+
+
+class _ProxyManagers(dict[str, Any]):
+    """An adapter's managers of proxies' pools; each makes bounded connections from the beginning."""
+
+    def __init__(self, classes: Any) -> None:
+        super().__init__()
+        self._classes = classes
+
+    def __setitem__(self, proxy: str, manager: Any) -> None:
+        if type(manager) is urllib3.ProxyManager:  # SOCKS has connections of its own
+            manager.pool_classes_by_scheme = self._classes
+        super().__setitem__(proxy, manager)
