@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final, TypeAlias
 
 import requests
 
@@ -38,19 +39,9 @@ class Tried:
     hastened: bool = False
 
 
-@dataclass(slots=True)
-class _Noted:
-    """What is kept of an attempt: the fields of an :class:`Attempt`, which is made when somebody reads it."""
-
-    number: int
-    outcome: Outcome
-    status: int | None
-    error: str | None
-    duration: float
-    delay: float
-
-    def attempt(self) -> Attempt:
-        return Attempt(self.number, self.outcome, self.status, self.error, self.duration, self.delay)
+_Noted: TypeAlias = tuple[int, Outcome, int | None, str | None, float, float]
+"""The fields of an :class:`Attempt`, which is made of them when somebody reads it."""
+_DURATION: Final = 4
 
 
 class Call:
@@ -145,19 +136,21 @@ class Call:
         self.sent = self.sent or not verdict.never_sent
         outcome = Outcome.IGNORED if tried.hastened else verdict.outcome
         if not verdict.refused:
-            self.attempts.append(_Noted(number, outcome, verdict.status, verdict.detail, duration, delay))
+            self.attempts.append((number, outcome, verdict.status, verdict.detail, duration, delay))
 
     def durations(self) -> list[float]:
         """Seconds of each attempt."""
-        return [attempt.duration for attempt in self.attempts]
+        return [attempt[_DURATION] for attempt in self.attempts]
 
     def longest(self) -> float:
         """Seconds of the longest attempt."""
+        if len(self.attempts) == 1:
+            return self.attempts[0][_DURATION]
         return max(self.durations(), default=0.0)
 
     def failed_before(self) -> bool:
         """Whether an attempt has failed by the service's own fault."""
-        return any(attempt.outcome is Outcome.FAILURE for attempt in self.attempts)
+        return any(outcome is Outcome.FAILURE for _, outcome, *_ in self.attempts)
 
     def clip(self) -> Timeout:
         """The time-out of what is sent next, within the deadline; it is noted what that cut.
@@ -214,7 +207,7 @@ class Call:
             name=self.name,
             method=self.method,
             path=self.path,
-            attempts=tuple([each.attempt() for each in self.attempts]),
+            attempts=tuple([Attempt(*fields) for fields in self.attempts]),
             idempotency_key=None if outgoing is None else outgoing.idempotency_key,
             request_id=self.request_id if outgoing is None else outgoing.request_id,
             ended=self.ended,

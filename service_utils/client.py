@@ -640,7 +640,7 @@ class ResilientServiceClient:
         call.outcome = _GOOD
         call.end(_SUCCESS, self._clock.monotonic())
         if len(call.attempts) == 1:
-            self._counters.succeeded(call.attempts[0].duration)
+            self._counters.succeeded(call.longest())
         else:
             self._counters.finished(_GOOD, call.durations(), None)
         attach_call(response, call)

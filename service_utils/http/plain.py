@@ -9,6 +9,7 @@ plain is not looked at closely here, and whatever cannot be sent is refused ther
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -37,7 +38,6 @@ Fields: TypeAlias = dict[str, tuple[str, str]]
 
 # What requests itself encodes with; it is looked up at each call, since others put theirs in its place.
 _requests: Any = requests.models
-_PREPARE_REQUEST, _PREPARE = Session.prepare_request, PreparedRequest.prepare
 
 _REQUEST_ID: Final = REQUEST_ID_HEADER.lower()
 _KEY: Final = IDEMPOTENCY_HEADER.lower()
@@ -150,8 +150,8 @@ class PlainCalls:
             return None
         if arguments and not arguments.keys() <= _PLAIN_ARGUMENTS:
             return None
-        if Session.prepare_request is not _PREPARE_REQUEST or PreparedRequest.prepare is not _PREPARE:
-            return None  # somebody wants to prepare requests in another way than is known here
+        if not _prepared_as_known():
+            return None
         try:
             if session is not self._checked:
                 for name, value in session.values():
@@ -210,6 +210,29 @@ def _check_plain_header(name: object, value: object) -> None:
     check_header(name, value)
 
 
+def _as_written(function: object, module: Any) -> object:
+    """The function, if it lives in that module of requests; a stand-in is never what it stands for."""
+    return function if getattr(function, "__globals__", None) is vars(module) else object()
+
+
+_DUMPS, _JSONEncoder = _as_written(json.dumps, json), json.JSONEncoder
+_encode = json.JSONEncoder(allow_nan=False).encode  # what dumps(allow_nan=False) makes anew each time
+_PREPARE_REQUEST = _as_written(Session.prepare_request, requests.sessions)
+_PREPARE = _as_written(PreparedRequest.prepare, requests.models)
+_PREPARE_URL = _as_written(PreparedRequest.prepare_url, requests.models)
+_PREPARE_BODY = _as_written(PreparedRequest.prepare_body, requests.models)
+
+
+def _prepared_as_known() -> bool:
+    """Whether requests would prepare a request in the way that is known here: nobody has replaced it."""
+    return (
+        Session.prepare_request is _PREPARE_REQUEST
+        and PreparedRequest.prepare is _PREPARE
+        and PreparedRequest.prepare_url is _PREPARE_URL
+        and PreparedRequest.prepare_body is _PREPARE_BODY
+    )
+
+
 def _request_id_for(headers: Fields, inbound: BoundContext) -> str:
     given = headers.get(_REQUEST_ID)
     request_id = (given[1] if given else None) or inbound.request_id or new_request_id()
@@ -224,22 +247,28 @@ def _body_of(
     method: str, arguments: Mapping[str, Any], session: Fields, headers: Fields
 ) -> tuple[str | bytes | None, Fields]:
     """The body and the headers that speak of it, as ``requests`` makes them."""
-    data, json = arguments.get("data"), arguments.get("json")
+    data, value = arguments.get("data"), arguments.get("json")
     if data is not None:
         require_plain(type(data) is bytes or type(data) is str)
     of_body: Fields = {}
-    if not data and json is None:
+    if not data and value is None:
         if method not in _WITHOUT_BODY and _LENGTH not in headers and _LENGTH not in session:
             of_body[_LENGTH] = ("Content-Length", "0")
         return None, of_body
-    body = data or _requests.complexjson.dumps(json, allow_nan=False)
-    if not data and not isinstance(body, bytes):
-        body = body.encode()
+    body = data or _json_of(value)
     length = len(body) if type(body) is bytes else super_len(body)  # type: ignore[no-untyped-call]
     of_body[_LENGTH] = ("Content-Length", str(length))
     if not data and _TYPE not in headers and _TYPE not in session:
         of_body[_TYPE] = ("Content-Type", "application/json")
     return body, of_body
+
+
+def _json_of(value: Any) -> bytes:
+    dumps = _requests.complexjson.dumps
+    if dumps is _DUMPS and json.JSONEncoder is _JSONEncoder:
+        return _encode(value).encode()
+    text = dumps(value, allow_nan=False)
+    return text if isinstance(text, bytes) else text.encode()
 
 
 def _options(method: str, arguments: Mapping[str, Any], deadline: Deadline | None) -> SendOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -311,10 +312,21 @@ def test_headers_added_to_the_session() -> None:
     assert "Accept" not in call.next_request({}, None).headers
 
 
-def test_preparing_that_somebody_replaced(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (requests.Session, "prepare_request"),
+        (requests.PreparedRequest, "prepare"),
+        (requests.PreparedRequest, "prepare_url"),
+        (requests.PreparedRequest, "prepare_body"),
+    ],
+)
+def test_preparing_that_somebody_replaced(
+    owner: type, name: str, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever replaces what prepares requests is called."""
     assert maker.plain("GET", "/q") is not None
-    monkeypatch.setattr(requests.Session, "prepare_request", lambda self, request: None)
+    monkeypatch.setattr(owner, name, lambda *arguments: None)
     assert maker.plain("GET", "/q") is None
 
 
@@ -328,6 +340,24 @@ def test_json_encoder_that_somebody_replaced(maker: Maker, monkeypatch: pytest.M
 
     monkeypatch.setattr(requests.models, "complexjson", Encoder)
     assert the_same(maker, "POST", "/q", json={"a": 1}).next_request({}, None).body == b"mine"
+
+
+def test_json_encoding_that_somebody_extended(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody taught the encoder of the standard library holds for plain calls, too."""
+    assert maker.plain("POST", "/q", json={1.5}) is None
+    monkeypatch.setattr(json.JSONEncoder, "default", lambda self, value: sorted(value))
+    assert the_same(maker, "POST", "/q", json={2, 1}).next_request({}, None).body == b"[1, 2]"
+
+
+def test_json_encoder_class_that_somebody_replaced(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does another encoder in its place."""
+
+    class Encoder(json.JSONEncoder):
+        def default(self, value: Any) -> Any:
+            return "mine"
+
+    monkeypatch.setattr(json, "JSONEncoder", Encoder)
+    assert the_same(maker, "POST", "/q", json={1}).next_request({}, None).body == b'"mine"'
 
 
 def test_session_of_the_user_takes_the_ordinary_way() -> None:
