@@ -7,6 +7,7 @@ connection is not used again, lest the rest of it be taken for the answer to the
 
 from __future__ import annotations
 
+import http.client
 import io
 import re
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9]{2})(?: [^\r\n\0]*)?\r\n")
 _HEADER_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\r\n\0]*)\r\n")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n\0]*)?\r\n")
 _WITHOUT_BODY = (204, 304)
+_MAX_LINE = 65_536  # as in http.client
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
 
@@ -96,7 +98,11 @@ class _Reader(io.BufferedReader):
         self._codings: list[bytes] = []
 
     def readline(self, limit: int | None = -1, /) -> bytes:
-        line = super().readline(-1 if limit is None else limit)
+        unlimited = limit is None or limit < 0  # as urllib3 before 2.8 asks for the lines between chunks
+        line = super().readline(_MAX_LINE + 1 if unlimited else limit)
+        if unlimited and len(line) > _MAX_LINE:
+            self.raw.spoil()
+            raise http.client.LineTooLong("chunk")
         if self._in_head:
             self._look_at(line)
         elif self._in_trailer:
