@@ -24,8 +24,9 @@ __all__ = ["Timeouts", "exchange", "header_pairs", "headers_of", "wire_form"]
 
 Timeouts: TypeAlias = "tuple[float | None, float | None]"
 
-# What http.client, urllib3 and requests put on the wire without changing a letter of it.
-_TARGET = re.compile(r"/(?:[A-Za-z0-9/_.~!$&'()*+,;=:@?-]|%[0-9A-F]{2})*")
+# What http.client, urllib3 and requests put on the wire without changing a letter of it; requests before 2.34
+# drops one of two slashes.
+_TARGET = re.compile(r"/(?!/)(?:[A-Za-z0-9/_.~!$&'()*+,;=:@?-]|%[0-9A-F]{2})*")
 _METHOD = re.compile(r"[A-Z]+")
 # What they write themselves where it is missing, or treat in a way of their own.
 _NEEDED = frozenset({"user-agent", "accept-encoding"})
