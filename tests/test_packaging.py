@@ -66,7 +66,7 @@ def test_name_and_python(setup_cfg: configparser.ConfigParser) -> None:
 def test_the_core_needs_only_requests_and_urllib3(setup_cfg: configparser.ConfigParser) -> None:
     """Who wants the client alone installs nothing else."""
     assert set(map(_project, _lines(setup_cfg["options"]["install_requires"]))) == {"requests", "urllib3"}
-    assert "urllib3>=2,<3" in _lines(setup_cfg["options"]["install_requires"])
+    assert "urllib3>=2.6,<3" in _lines(setup_cfg["options"]["install_requires"])
 
 
 def test_all_extras_are_there(setup_cfg: configparser.ConfigParser) -> None:
