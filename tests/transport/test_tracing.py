@@ -176,8 +176,9 @@ def test_each_attempt_is_a_span(
     assert len(busy) == 3
     assert all(span.status.status_code is StatusCode.ERROR for span in (*busy, *broken))
     assert [status_of(span) for span in busy] == [503] * 3
-    # On a connection that was in use, the first is sent once more: no attempt, but a request.
-    assert len(broken) == 4
+    # On a connection that was in use, the first is sent once more: no attempt, but a request. The server may
+    # have closed that connection before.
+    assert len(broken) in (3, 4)
     assert_told([*busy, *broken], received)
 
 
