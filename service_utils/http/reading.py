@@ -58,7 +58,8 @@ class _BoundedFile(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int | None:
         if self._before:
-            self._conn.time_for()  # taking millions of small pieces apart takes time, too
+            if not self.ended:
+                self._conn.time_for()  # taking millions of small pieces apart takes time, too
             view = memoryview(buffer)
             count = min(len(view), len(self._before))
             view[:count] = self._before[:count]
@@ -113,11 +114,13 @@ class _Reader(io.BufferedReader):
         return line
 
     def close(self) -> None:
-        if not self.closed:
-            self.raw.ended = True
-            if self.peek(1):  # more came than belongs to this answer
-                self.raw.spoil()
-        super().close()
+        try:
+            if not self.closed:
+                self.raw.ended = True
+                if self.peek(1):  # more came than belongs to this answer
+                    self.raw.spoil()
+        finally:
+            super().close()
 
     def _look_at(self, line: bytes) -> None:
         if self._status is None:
