@@ -26,7 +26,7 @@ demo: $(VENV)/.for-run  ## play an outage from first failure to recovery, with l
 	$(BIN)/python -m backend.demo $(ARGS)
 
 test: $(VENV)/.for-work  ## run all tests; prints branch coverage of service_utils
-	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(8, 1 + (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(8, 1 + 2 * (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder \
 		--cov=service_utils --cov-branch --cov-fail-under=$(COVERAGE_MINIMUM) $(ARGS)
 
 lint: $(VENV)/.for-work  ## check style, formatting, types and the direction of imports

@@ -153,9 +153,10 @@ class SessionTransport:
         headers = session.headers
         if type(headers) is not _CountedHeaders or next(iter(session.cookies), None) is not None:
             return None
-        if headers.changes != self._headers_seen:
-            self._headers_seen = headers.changes
+        changes = headers.changes
+        if changes != self._headers_seen:
             self._headers = {name.lower(): (name, value) for name, value in headers.items()}
+            self._headers_seen = changes  # last: another thread takes it for a promise
         return self._headers
 
     def send(self, prepared: PreparedRequest, timeout: Timeout, options: SendOptions) -> Response:
