@@ -7,6 +7,7 @@ import pickle
 import select
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -46,6 +47,7 @@ def in_child(work: Callable[[], Any]) -> Any:
 
 def _report(work: Callable[[], Any], writing: int) -> None:
     """In the child: do the work, say what came of it, and be gone without the parent's clean-up."""
+    threading.settrace(None)  # type: ignore[arg-type]  # threads of the child, too, go without coverage's lock
     try:
         try:
             said = pickle.dumps((work(), None))
