@@ -13,6 +13,7 @@ hang: the fork goes on without it, and its lock is new in the child all the same
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import logging
 import os
@@ -63,7 +64,9 @@ class Forks:
         """See the function :func:`in_child`."""
         key, actions = object(), self._actions
         if inspect.ismethod(action):
-            actions[key] = weakref.WeakMethod(action, lambda _: actions.pop(key, None))
+            # No WeakMethod: collected together with its object it complains on stderr.
+            owner = weakref.ref(action.__self__, lambda _: actions.pop(key, None))
+            actions[key] = functools.partial(_method_of, owner, action.__func__)
         else:
             actions[key] = lambda: action
 
@@ -105,6 +108,12 @@ class Forks:
         """The guarded things: a copy, since others may come and go at any moment."""
         things = [ref() for ref in list(self._things.values())]
         return [thing for thing in things if thing is not None]
+
+
+def _method_of(owner: _Ref, function: Callable[..., object]) -> Callable[[], object] | None:
+    """The method of a thing, if that is still there."""
+    thing = owner()
+    return None if thing is None else functools.partial(function, thing)
 
 
 def _do(action: Callable[[], object] | None) -> None:
