@@ -107,11 +107,12 @@ def test_slow_answers(
     server.handler = handler(trouble)  # type: ignore[assignment]
     with crowd_by(group, registry, server.url, verify=certificates.authority) as crowd:
         all_give_up(crowd, get)
-        spent = {each.connection for each in server.requests if each.path == "/trouble"}
-
         all_get_their_answers(crowd)
+
+        spent = {each.connection for each in server.requests if each.path == "/trouble"}
         after = {each.connection for each in server.requests if each.path.startswith("/after")}
-        assert len(spent) == len(after) == len(crowd)
+        assert 0 < len(spent) <= len(crowd)  # on a busy machine a handshake may take all of the time
+        assert len(after) == len(crowd)
         assert not spent & after
 
 

@@ -14,6 +14,8 @@ from .pieces import Ending
 from .plainness import SMUGGLED, RawAnswer
 from .raw_answers import raw_answers
 
+pytestmark = pytest.mark.no_cover  # the tracer would take half of the time
+
 SMALL = 90  # bytes; of a longer answer this many places are enough
 GENERATED = 5
 

@@ -14,6 +14,8 @@ from .pieces import Ending
 from .plainness import RawAnswer
 from .raw_answers import raw_answers
 
+pytestmark = pytest.mark.no_cover  # the tracer would take half of the time
+
 ANSWERS = 500
 CUTS = 3  # of each answer, at random places
 DELIVERIES = 2 + CUTS

@@ -12,6 +12,8 @@ from .pieces import Ending
 from .plainness import RawAnswer
 from .raw_server import RawServer
 
+pytestmark = pytest.mark.no_cover  # the tracer would take half of the time
+
 GET = RawAnswer("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
 POST = RawAnswer("POST", GET.data)
 CHUNKED = RawAnswer("GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")

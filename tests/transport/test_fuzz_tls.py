@@ -12,6 +12,8 @@ from .pieces import Ending
 from .plainness import SMUGGLED, RawAnswer
 from .raw_server import RawServer
 
+pytestmark = pytest.mark.no_cover  # the tracer would take half of the time
+
 ANSWERS = {
     "plain": RawAnswer("GET", b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + b'{"a": 1}'),
     "posted": RawAnswer("POST", b"HTTP/1.1 201 Created\r\nX: 1\r\nContent-Length: 2\r\n\r\nok"),
