@@ -31,7 +31,7 @@ PATIENCE = 10
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RawServer]:
-    with RawServer() as server:
+    with RawServer(patience=PATIENCE) as server:
         yield server
 
 
