@@ -75,7 +75,10 @@ def test_service_that_does_not_read(
     ):
         errors = all_give_up(crowd, lambda client, **limit: client.post("/trouble", data=LARGE, **limit))
 
-        assert all(error.sent for error in errors if isinstance(error, DeadlineExceeded))
+        deadlines = [error for error in errors if isinstance(error, DeadlineExceeded)]
+        assert any(error.sent for error in deadlines)
+        for error in deadlines:  # on a busy machine a handshake may take all of the time
+            assert error.sent != isinstance(error.__cause__, requests.ConnectTimeout)
         all_get_their_answers(crowd)
 
 
