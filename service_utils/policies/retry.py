@@ -295,4 +295,6 @@ def _statuses(statuses: object) -> frozenset[int]:
             raise TypeError(f"retry_statuses={statuses!r}: {status!r} is no int")
         if not 100 <= status <= 599:
             raise ValueError(f"retry_statuses={statuses!r}: {status!r} is no HTTP status (100 to 599)")
+    if type(statuses) is frozenset and all(type(status) is int for status in collected):
+        return statuses  # the default, for one: each client's policy need not keep a set of its own
     return frozenset(int(status) for status in collected)
