@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -42,6 +43,17 @@ _NAMES = (
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_pauses() -> None:
+    """Spare the garbage collector what is there already: thousands of tests, which live to the end.
+
+    Walking through them takes up to half a second, in which no thread of the process runs: longer than many a
+    test gives a server to answer.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _is_setting(name: str) -> bool:

@@ -161,8 +161,8 @@ def test_all_attempts_together(
     retry = RetryPolicy(max_attempts=50, backoff=fixed(0.01), budget=None)
     options = {"verify": certificates.authority, "max_retries": MAX_RETRIES, "retry": retry}
     with client_by(way, registry, server.url, **options) as client:
-        with gives_up("deadline", 0.4) as caught:
-            client.get("/trouble", timeout=0.15, deadline=0.4)
+        with gives_up("deadline", 1.0) as caught:
+            client.get("/trouble", timeout=0.35, deadline=1.0)
 
         assert len(call_of(caught.value).attempts) == 3
 
