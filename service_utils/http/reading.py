@@ -97,6 +97,26 @@ class _Reader(io.BufferedReader):
         self._in_head, self._in_trailer = True, False
         self._lengths: list[bytes] = []
         self._codings: list[bytes] = []
+        self._in_chunk = False
+        self._left = 0  # bytes of the chunk that is being read, less the line's end behind it
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if self._in_chunk:
+            self._look_at_data(data)
+        return data
+
+    def read1(self, size: int = -1, /) -> bytes:
+        data = super().read1(size)
+        if self._in_chunk:
+            self._look_at_data(data)
+        return data
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = super().readinto(buffer)
+        if self._in_chunk:
+            self._look_at_data(memoryview(buffer)[:count])
+        return count
 
     def readline(self, limit: int | None = -1, /) -> bytes:
         unlimited = limit is None or limit < 0  # as urllib3 before 2.8 asks for the lines between chunks
@@ -148,8 +168,21 @@ class _Reader(io.BufferedReader):
         chunk = _CHUNK_LINE.fullmatch(line)
         if chunk is None:
             self.raw.spoil()
-        elif not int(chunk[1], 16):
+        elif left := int(chunk[1], 16):
+            self._in_chunk, self._left = True, left
+        else:
             self._in_trailer = True
+
+    def _look_at_data(self, data: bytes | memoryview) -> None:
+        if self._left:
+            self._left -= len(data)
+            if self._left < 0:
+                self.raw.spoil()  # nobody reads beyond a chunk; what was it that came behind it?
+                self._in_chunk = False
+        else:
+            self._in_chunk = False
+            if data != b"\r\n":  # http.client throws two bytes away, whatever they are
+                self.raw.spoil()
 
     def _end_head(self) -> None:
         if self._status == 100:  # http.client passes over it and reads the next head

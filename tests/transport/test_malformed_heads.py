@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import requests
@@ -114,6 +114,8 @@ HEADS = {
     "chunk size that is negative": OK + CHUNKED + b"\r\n-5\r\nhello\r\n0\r\n\r\n",
     "chunk size of nothing": OK + CHUNKED + b"\r\n\r\nhello\r\n0\r\n\r\n",
     "chunk size beyond all bounds": OK + CHUNKED + b"\r\nffffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+    "chunk with another end": OK + CHUNKED + b"\r\n5\r\nhello\rX0\r\n\r\n",
+    "chunk without an end": OK + CHUNKED + b"\r\n5\r\nhello000\r\n\r\n",
     "chunk longer than its size": OK + CHUNKED + b"\r\n2\r\nhello\r\n0\r\n\r\n",
     "chunk shorter than its size": OK + CHUNKED + b"\r\n6\r\nhello\r\n0\r\n\r\n",
     "chunk extension of 64 KiB": OK + CHUNKED + b"\r\n5;" + b"e" * 65_536 + b"\r\nhello\r\n0\r\n\r\n",
@@ -271,3 +273,29 @@ def test_clients_try_again(name: str, server: RawServer) -> None:
 
         assert client.get("/next").text.endswith(" /next")
     assert len({each.connection for each in asked}) == len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda response: b"".join(iter(lambda: response.raw.read(2), b"")),
+        lambda response: b"".join(iter(response.raw.read1, b"")),
+        lambda response: (buffer := bytearray(5), response.raw._fp.readinto(buffer), response.raw.read())[0],
+        lambda response: b"".join(response.iter_content(2)),
+    ],
+    ids=["read", "read1", "readinto", "iter_content"],
+)
+@pytest.mark.parametrize(("end", "used_again"), [(b"\r\n", True), (b"\rX", False)])
+def test_end_of_a_chunk_that_is_streamed(
+    end: bytes, used_again: bool, read: Callable[[requests.Response], bytes], server: RawServer
+) -> None:
+    """Whoever reads them: the two bytes behind a chunk are looked at."""
+    server.scripts["/odd"] = Script((OK + CHUNKED + b"\r\n5\r\nhello" + end + b"0\r\n\r\n",), Ending.OPEN)
+    with fast_session() as session:
+        connection = warm(session, server)
+        with session.get(server.url + "/odd", timeout=BOUND, stream=True) as response:
+            assert read(response) == b"hello"
+        following = session.get(server.url + "/next", timeout=BOUND)
+
+    assert following.text.endswith(" /next")
+    assert (whence(following)[0] == connection) == used_again
