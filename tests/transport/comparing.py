@@ -84,6 +84,7 @@ class Comparison:
         """The next request gets its own answer, and not on a connection of which anything is in doubt."""
         path = f"/next/{next(self._numbers)}"
         response = session.get(self.server.url + path, timeout=_PATIENCE)
+        self.server.forget(path)
         assert response.text.endswith(" " + path), f"an answer to another request after {told}"
         if not is_plain(RawAnswer(answer.method, script.data)):
             assert whence(response)[0] != former, f"connection used again after {told}"
