@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from service_utils.errors import ResponseTooLarge
 __all__ = ["CallerBody", "CallerCode", "read_body", "read_quietly", "replayable_bytes"]
 
 _CHUNK = 65536
+_LENGTH = re.compile(r"[0-9]{1,18}")  # int() refuses thousands of digits
 
 
 class CallerCode:
@@ -193,7 +195,7 @@ def _announced(response: requests.Response) -> int:
     """Bytes of the body as its head says, where they are what they will be; else 0."""
     length = response.headers.get("Content-Length", "")
     bodiless = response.request.method == "HEAD" or response.status_code in (204, 304)
-    if bodiless or "Content-Encoding" in response.headers or not (length.isascii() and length.isdigit()):
+    if bodiless or "Content-Encoding" in response.headers or not _LENGTH.fullmatch(length):
         return 0
     return int(length)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import requests
 
-from service_utils import ResilientServiceClient, RetryPolicy, ServiceRegistry
+from service_utils import ResilientServiceClient, RetryPolicy, ServiceRegistry, call_of
 from service_utils.testing import FakeClock
 
 from .outcomes import Outcome, outcome_of
@@ -273,6 +273,21 @@ def test_clients_try_again(name: str, server: RawServer) -> None:
 
         assert client.get("/next").text.endswith(" /next")
     assert len({each.connection for each in asked}) == len(asked) == 3
+
+
+@pytest.mark.usefixtures("quiet_urllib3")
+@pytest.mark.parametrize("name", HEADS)
+def test_clients_raise_nothing_else(name: str, server: RawServer, registry: ServiceRegistry) -> None:
+    """Whatever it is, it is no mistake of the caller's: an answer, or an exception that requests has, too."""
+    server.scripts["/odd"] = Script((HEADS[name],), Ending.CLOSE)
+    with ResilientServiceClient(server.url, registry=registry, max_retries=1, timeout=PATIENCE) as client:
+        try:
+            call = call_of(client.get("/odd"))
+        except requests.RequestException as error:
+            call = call_of(error)
+
+    assert len(call.attempts) == 1
+    assert call.ended != "caller_error"
 
 
 @pytest.mark.parametrize(
