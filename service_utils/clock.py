@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, cast, runtime_checkable
 
-__all__ = ["SYSTEM", "Clock", "SystemClock"]
+__all__ = ["SYSTEM", "Clock", "Ready", "SystemClock", "wait_for"]
+
+_GLANCE = 0.02  # seconds between two looks at a clock that can only sleep
+
+Ready: TypeAlias = Callable[[float], bool]
+"""Blocks for at most so many real seconds until something is there, and tells whether it is."""
 
 
 @runtime_checkable
@@ -47,6 +54,10 @@ class SystemClock:
         if seconds > 0:
             time.sleep(seconds)
 
+    def wait(self, ready: Ready, seconds: float) -> bool:
+        """See :func:`wait_for`."""
+        return ready(min(max(seconds, 0.0), threading.TIMEOUT_MAX))
+
     async def async_sleep(self, seconds: float) -> None:
         """Suspend the calling coroutine."""
         import asyncio  # loaded late: most users of this synchronous package never need it
@@ -55,3 +66,27 @@ class SystemClock:
 
 
 SYSTEM = SystemClock()
+
+
+def wait_for(ready: Ready, seconds: float, clock: Clock) -> bool:
+    """Block the calling thread until something is there, but only so many seconds of a clock.
+
+    A clock may know how to do that, by a method ``wait(ready, seconds)``; ours do. Any other is looked at now
+    and then meanwhile.
+
+    Args:
+        ready: Called with real seconds, such as ``threading.Event().wait``.
+        seconds: The most to wait, on the clock; zero or less only looks.
+        clock: Whose seconds count.
+
+    Returns:
+        Whether it was there.
+    """
+    wait = getattr(clock, "wait", None)
+    if wait is not None:
+        return cast(bool, wait(ready, seconds))
+    ends = clock.monotonic() + seconds
+    while (left := ends - clock.monotonic()) > 0:
+        if ready(min(left, _GLANCE)):
+            return True
+    return ready(0.0)

@@ -33,7 +33,9 @@ from service_utils.forks import in_child
 __all__ = [
     "AttemptFailed",
     "AttemptStarted",
+    "BulkheadRejected",
     "CallFinished",
+    "CallsPaused",
     "CircuitChanged",
     "CircuitRejected",
     "CircuitState",
@@ -43,6 +45,7 @@ __all__ = [
     "FallbackUsed",
     "Hush",
     "Listener",
+    "RateLimited",
     "RetryScheduled",
     "count_hushed",
     "notify",
@@ -157,11 +160,46 @@ class CircuitRejected(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BulkheadRejected(Event):
+    """A bulkhead had no slot for a caller.
+
+    Attributes:
+        max_concurrent: How many it lets in at once.
+        waiting: How many callers were still waiting for a slot.
+        waited: Seconds this caller had waited.
+    """
+
+    max_concurrent: int
+    waiting: int
+    waited: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimited(Event):
+    """A call was refused because its turn would have come too late.
+
+    Attributes:
+        retry_after: Seconds until it would have come.
+        reason: ``rate limit`` for our own limit, ``Retry-After`` where the service had asked for a pause.
+    """
+
+    retry_after: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallsPaused(Event):
+    """The service asked to be left alone, and so all callers pause for ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackUsed(Event):
     """A failure pattern stepped in.
 
     Attributes:
-        pattern: ``fail_open``, ``fail_closed``, ``best_effort`` or ``chain``.
+        pattern: ``fail_open``, ``fail_closed``, ``best_effort``, ``chain`` or ``stale_cache``.
         strategy: What answered instead, or what was given up.
         status: ``success`` (the strategy answered), ``failure`` (it failed too), ``skipped`` (nothing did).
         reason: Why the first choice failed, in words.

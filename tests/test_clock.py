@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import pytest
 
-from service_utils.clock import SYSTEM, Clock, SystemClock
+from service_utils.clock import SYSTEM, Clock, SystemClock, wait_for
 
 
 def test_system_clock_is_a_clock() -> None:
@@ -77,3 +78,30 @@ def test_async_sleep_lets_others_run() -> None:
 
     asyncio.run(main())
     assert order == ["other", "sleeper"]
+
+
+class OnlySleeps:
+    """A clock as a user may write one: it has the four methods of the protocol and no more."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def monotonic(self) -> float:
+        self.time += 0.25
+        return self.time
+
+
+def test_wait_for_looks_at_a_clock_that_cannot_wait() -> None:
+    """A clock without wait() is looked at again and again until its time is over."""
+    looked: list[float] = []
+    came = wait_for(lambda seconds: bool(looked.append(seconds)), 2.0, cast(Clock, OnlySleeps()))
+    assert not came
+    assert len(looked) > 2
+    assert looked[-1] == 0.0
+
+
+def test_wait_for_returns_when_the_thing_is_there() -> None:
+    """Whatever the clock, what has come ends the waiting."""
+    assert wait_for(lambda _: True, 2.0, cast(Clock, OnlySleeps()))
+    assert wait_for(lambda _: True, 2.0, SYSTEM)
+    assert not wait_for(lambda seconds: seconds > 0, 0.0, SYSTEM)

@@ -12,6 +12,7 @@ from functools import partial
 
 __all__ = ["FakeClock"]
 
+_GLANCE = 0.005  # real seconds between two looks at the time
 _NEW_YEAR = datetime(2024, 1, 1, tzinfo=UTC)
 
 
@@ -93,6 +94,36 @@ class FakeClock:
             self.advance(seconds)
         else:
             self._wait_for_turn(seconds)
+
+    def wait(self, ready: Callable[[float], bool], seconds: float) -> bool:
+        """Wait for something for at most so many seconds of this clock; see ``service_utils.clock.wait_for``.
+
+        Where nobody else could move the time, it moves by ``seconds`` at once unless the thing is there.
+
+        Raises:
+            ValueError: ``seconds`` is not finite.
+            RuntimeError: Neither did it come nor was the clock advanced for ``patience`` real seconds.
+        """
+        _finite("seconds", seconds)
+        if ready(0.0):
+            return True
+        if seconds <= 0:
+            return False
+        if self._moves_itself():
+            self.advance(seconds)
+            return ready(0.0)
+        with self._changed:
+            sleeper = self._add_locked(seconds)
+        try:
+            for _ in range(math.ceil(self._patience / _GLANCE)):
+                if ready(_GLANCE):
+                    return True
+                if sleeper in self._leaving:
+                    return ready(0.0)
+        finally:
+            with self._changed:
+                self._remove_locked(sleeper)
+        raise self._forgotten(seconds)
 
     async def async_sleep(self, seconds: float) -> None:
         """The same for a coroutine; its event loop runs on meanwhile.

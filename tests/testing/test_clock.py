@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from service_utils.clock import Clock
+from service_utils.clock import Clock, wait_for
 from service_utils.testing import FakeClock
 
 
@@ -299,6 +299,45 @@ def test_a_closed_loop_does_not_stop_the_others() -> None:
     assert not left_behind.done()
     left_behind.get_coro().close()
     left_behind._log_destroy_pending = False  # type: ignore[attr-defined]  # nobody will run it, as intended
+
+
+def test_waiting_in_vain_moves_the_time() -> None:
+    """In the thread that made the clock a wait for what does not come passes its time at once."""
+    clock = FakeClock()
+    assert not wait_for(threading.Event().wait, 7.0, clock)
+    assert clock.monotonic() == 7.0
+
+
+def test_waiting_for_what_is_there_takes_no_time() -> None:
+    """What is there already is not waited for, and it is taken once."""
+    clock, looks = FakeClock(), []
+    assert wait_for(lambda seconds: not looks.append(seconds), 7.0, clock)
+    assert (clock.monotonic(), looks) == (0.0, [0.0])
+    assert not wait_for(threading.Event().wait, 0.0, clock)
+    assert clock.monotonic() == 0.0
+
+
+def test_another_thread_waits_until_the_time_has_come() -> None:
+    """A wait in another thread ends when the clock is advanced far enough, or the thing comes before that."""
+    clock, thing, came = FakeClock(), threading.Event(), []
+    waiting = InThread(lambda: came.append(wait_for(thing.wait, 7.0, clock)))
+    clock.wait_for_sleepers(1)
+    clock.advance(7)
+    waiting.finish()
+    waiting = InThread(lambda: came.append(wait_for(thing.wait, 7.0, clock)))
+    clock.wait_for_sleepers(1)
+    thing.set()
+    waiting.finish()
+    assert came == [False, True]
+    assert clock.sleepers == 0
+
+
+def test_a_forgotten_wait_says_so() -> None:
+    """A wait that nothing ends gets a RuntimeError."""
+    clock = FakeClock(auto_advance=False, patience=0.02)
+    with pytest.raises(RuntimeError, match="nobody has advanced"):
+        wait_for(threading.Event().wait, 5.0, clock)
+    assert clock.sleepers == 0
 
 
 def test_repr_tells_time_and_sleepers() -> None:
