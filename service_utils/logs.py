@@ -11,7 +11,9 @@ from service_utils.calls import EndReason
 from service_utils.events import (
     AttemptFailed,
     AttemptStarted,
+    BulkheadRejected,
     CallFinished,
+    CallsPaused,
     CircuitChanged,
     CircuitRejected,
     CircuitState,
@@ -20,6 +22,7 @@ from service_utils.events import (
     FailureKind,
     FallbackUsed,
     Hush,
+    RateLimited,
     RetryScheduled,
 )
 from service_utils.forks import guard
@@ -35,7 +38,7 @@ def seconds_in_words(seconds: float) -> str:
 
 
 class _Rejections(Hush):
-    """Those of one open spell since its last line."""
+    """Those since the last line: of one open spell, or of one bulkhead or limit."""
 
     __slots__ = ("generation", "since")
 
@@ -61,6 +64,7 @@ class LoggingListener:
         # of something.
         self._lock = threading.RLock()
         self._rejections: dict[tuple[str, str], _Rejections] = {}  # by service and name
+        self._refusals: dict[tuple[str, str, str], _Rejections] = {}  # by kind, service and name
         self._writers: dict[type[Event], Callable[[Any], None]] = {
             AttemptStarted: self._attempt_started,
             AttemptFailed: self._attempt_failed,
@@ -68,6 +72,9 @@ class LoggingListener:
             CallFinished: self._call_finished,
             CircuitChanged: self._circuit_changed,
             CircuitRejected: self._circuit_rejected,
+            BulkheadRejected: self._bulkhead_rejected,
+            RateLimited: self._rate_limited,
+            CallsPaused: self._calls_paused,
             FallbackUsed: self._fallback_used,
             DeadLetterAdded: self._dead_letter_added,
         }
@@ -85,7 +92,7 @@ class LoggingListener:
         return seen if seen.since <= at < seen.until else None
 
     def _renew_in_child(self) -> None:
-        for seen in self._rejections.values():
+        for seen in (*self._rejections.values(), *self._refusals.values()):
             seen.unsaid = 0
 
     def __call__(self, event: Event) -> None:
@@ -163,8 +170,7 @@ class LoggingListener:
         unsaid = self._count_rejection(event)
         if unsaid is None:
             return
-        more = f" ({unsaid} more)" if unsaid else ""
-        text = "[%s] Circuit breaker OPEN - rejecting request%s"
+        text, more = "[%s] Circuit breaker OPEN - rejecting request%s", _more(unsaid)
         fields = {
             "state": event.state.value,
             "cooldown_remaining": event.cooldown_remaining,
@@ -188,6 +194,37 @@ class LoggingListener:
             unsaid, seen.unsaid = seen.unsaid, 0
             return unsaid
 
+    def _bulkhead_rejected(self, event: BulkheadRejected) -> None:
+        unsaid = self._count_refusal("bulkhead", event)
+        if unsaid is not None:
+            text = "[%s] Bulkhead full (%d slots taken, %d waiting) - rejecting request%s"
+            fields = {"max_concurrent": event.max_concurrent, "waited": event.waited, "unsaid": unsaid}
+            args = (event.max_concurrent, event.waiting, _more(unsaid))
+            self._write(logging.WARNING, event, text, *args, waiting=event.waiting, **fields)
+
+    def _rate_limited(self, event: RateLimited) -> None:
+        unsaid = self._count_refusal(event.reason, event)
+        if unsaid is not None:
+            text = "[%s] Calls are held back (%s), next one in %s - rejecting request%s"
+            args = (event.reason, seconds_in_words(event.retry_after), _more(unsaid))
+            fields = {"reason": event.reason, "retry_after": event.retry_after, "unsaid": unsaid}
+            self._write(logging.WARNING, event, text, *args, **fields)
+
+    def _calls_paused(self, event: CallsPaused) -> None:
+        text, pause = "[%s] Pausing all calls for %s (Retry-After)", seconds_in_words(event.seconds)
+        self._write(logging.WARNING, event, text, pause, seconds=event.seconds)
+
+    def _count_refusal(self, kind: str, event: Event) -> int | None:
+        """How many went untold since the last line, or None when this one shall go untold too."""
+        what = (kind, event.service, event.name)
+        with self._lock:
+            seen = self._refusals.get(what)
+            if seen is not None and seen.since <= event.at < seen.until:
+                seen.unsaid += 1
+                return None
+            self._refusals[what] = _Rejections(0, event.at)
+            return seen.unsaid if seen is not None else 0
+
     def _fallback_used(self, event: FallbackUsed) -> None:
         why = event.reason
         if event.pattern == "best_effort":
@@ -210,6 +247,10 @@ class LoggingListener:
         fields = {"letter_id": event.letter_id, "method": event.method, "path": event.path}
         text = "[%s] Dead letter %s added: %s %s"
         self._write(logging.WARNING, event, text, event.letter_id, event.method, event.path, **fields)
+
+
+def _more(unsaid: int) -> str:
+    return f" ({unsaid} more)" if unsaid else ""
 
 
 def _attempt_fields(event: AttemptStarted | AttemptFailed | RetryScheduled) -> dict[str, object]:

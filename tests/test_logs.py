@@ -12,7 +12,9 @@ from service_utils.calls import Attempt, CallRecord, EndReason, Outcome
 from service_utils.events import (
     AttemptFailed,
     AttemptStarted,
+    BulkheadRejected,
     CallFinished,
+    CallsPaused,
     CircuitChanged,
     CircuitRejected,
     CircuitState,
@@ -20,6 +22,7 @@ from service_utils.events import (
     Event,
     FailureKind,
     FallbackUsed,
+    RateLimited,
     RetryScheduled,
 )
 from service_utils.forks import Forks
@@ -362,6 +365,57 @@ def test_calls_that_go_well_are_wanted_at_debug_only(
 
 
 WHOSE = ("Chroma Server", "chroma")
+
+
+def crowded(at: float, **who: str) -> BulkheadRejected:
+    return BulkheadRejected(**{**WHO, **who, "at": at}, max_concurrent=8, waiting=3, waited=0.5)
+
+
+def held_back(at: float, reason: str = "rate limit", retry_after: float = 0.35) -> RateLimited:
+    return RateLimited(**{**WHO, "at": at}, retry_after=retry_after, reason=reason)
+
+
+def test_the_line_of_a_full_bulkhead(log: pytest.LogCaptureFixture) -> None:
+    """Whoever finds no slot has a line that says how many there are and how many wait for one."""
+    LoggingListener()(crowded(5.0))
+    line = "[Chroma Server] Bulkhead full (8 slots taken, 3 waiting) - rejecting request"
+    assert [(record.levelname, record.getMessage()) for record in log.records] == [("WARNING", line)]
+    assert [vars(log.records[0])[name] for name in ("max_concurrent", "waiting", "waited")] == [8, 3, 0.5]
+
+
+def test_the_lines_of_calls_held_back(log: pytest.LogCaptureFixture) -> None:
+    """Calls that our own limit and that the service's wish hold back have lines that tell them apart."""
+    listener = LoggingListener()
+    listener(held_back(5.0))
+    listener(held_back(5.0, "Retry-After", 4.0))
+    listener(CallsPaused(**WHO, seconds=5.0))
+    assert [record.getMessage() for record in log.records] == [
+        "[Chroma Server] Calls are held back (rate limit), next one in 0.35s - rejecting request",
+        "[Chroma Server] Calls are held back (Retry-After), next one in 4s - rejecting request",
+        "[Chroma Server] Pausing all calls for 5s (Retry-After)",
+    ]
+
+
+def test_refusals_of_one_second_are_one_line(log: pytest.LogCaptureFixture) -> None:
+    """A crowd before a bulkhead does not fill the disk: one line a second says how many there were."""
+    listener = LoggingListener()
+    for _ in range(38):
+        listener(crowded(5.0))
+    listener(crowded(5.5, service="Git Server"))
+    listener(crowded(6.0))
+    listener(held_back(6.0))
+    assert [vars(record)["unsaid"] for record in log.records] == [0, 0, 37, 0]
+    assert log.records[2].getMessage().endswith(" - rejecting request (37 more)")
+
+
+def test_refusals_untold_are_the_parents_own(log: pytest.LogCaptureFixture) -> None:
+    """A forked child does not tell of refusals that were its parent's."""
+    listener = LoggingListener()
+    listener(crowded(5.0))
+    listener(crowded(5.1))
+    listener._renew_in_child()
+    listener(crowded(6.0))
+    assert [vars(record)["unsaid"] for record in log.records] == [0, 0]
 
 
 def test_rejections_counted_before_they_are_made(log: pytest.LogCaptureFixture) -> None:
