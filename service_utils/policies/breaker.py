@@ -10,6 +10,9 @@ States and ways between them::
 
     any ── force_open() ──► FORCED_OPEN        any ── disable() ──► DISABLED        any ── reset() ──► CLOSED
 
+With a window the share of failures or slow calls in it opens a closed circuit, with a quota their share among
+so many probes opens or closes a half-open one.
+
 Each spell in one state is a *generation*. A permit carries the generation it was given in, and a result
 counts only in that generation: a call that set out long ago can neither close nor re-open a circuit that has
 moved on.
@@ -40,7 +43,7 @@ from service_utils.policies.breaker_config import BreakerConfig, breakers_enable
 from service_utils.policies.checks import checked_clock, checked_listeners, require_number
 from service_utils.policies.circuit import Circuit, Told
 from service_utils.policies.guard import Classify, Guard, Rules
-from service_utils.policies.permit import OWN_REFERENCES, Permit, Spell, references_to
+from service_utils.policies.permit import OWN_REFERENCES, Permit, Report, Spell, references_to
 from service_utils.policies.refusal import Refusal, Shut, error_for
 from service_utils.policies.tally import Unlocked
 
@@ -55,6 +58,43 @@ _STRIDE = 16
 
 class CircuitBreaker(Guard):
     """Decides whether calls go through, from the results it is told.
+
+    **A closed circuit** counts successes and failures. By default ``failure_threshold`` failures in a row
+    open it. With a window each result, a success too, is followed by a look at the window: when it holds
+    ``minimum_requests`` and the share of failures or slow calls has reached its threshold, the circuit
+    opens. Ignored results are not in the window, nor are those of probes. It is emptied when the circuit
+    closes; while the circuit is open it stays as it was, to be looked at.
+
+    **A half-open circuit** hands out at most ``half_open_max_calls`` permits at once, called probes; with
+    ``half_open_quota=N`` also no more than there are results missing to N. What becomes of them:
+
+    - A probe that *succeeded* is one of ``success_threshold`` that close the circuit. With a quota it is
+      one of the N results. With the last of these the circuit opens if the share of failures or slow calls
+      among them has reached its threshold, else it closes.
+    - One that *failed* opens the circuit at once. With a quota it is one of the N results; the circuit
+      stays half open until all are there.
+    - A *slow* one counts by its outcome; only with a quota it matters that it was slow.
+    - An *ignored* one (``Outcome.IGNORED``, :meth:`release`) counts for nothing, with a quota too. Its
+      place is free again.
+    - An *interrupted* one is an ignored one: ``call``, ``with`` and the decorator count whatever is no
+      ``Exception`` (KeyboardInterrupt, SystemExit, a cancelled task, a killed greenlet) so. When the
+      interrupt comes in :meth:`acquire` or :meth:`record` itself, the permit is given back, too; a result
+      that was being recorded is then lost, or counted, but not twice.
+    - An *expired* one, which has not reported within ``half_open_timeout``, failed at the moment its time
+      was over, although that is noticed only at the next :meth:`acquire` or :meth:`record`. It opens the
+      circuit, whose open time counts from that moment; of several the first does. With a quota each of them
+      is one of the N results, a failed one, and slow as well if ``half_open_timeout`` is not below
+      ``slow_call_seconds``; its place is free again, and if it was the last result missing, the circuit
+      opens or closes as of that moment.
+    - A *late* one changes nothing, neither states nor counts nor timers: a result after the probe's expiry,
+      a second result, or one of a call, probe or not, that began before the circuit last changed its state
+      or was reset. So what other probes still have to say when one of them, or a person, has ended the
+      half-open spell is void.
+
+    A failed probe doubles the next open time (``max_recovery_timeout``), and so does a failed quota, once.
+    A Retry-After lengthens the open time if it comes with the failure that opens the circuit: with a quota
+    the last result. In a forked child nothing is under way: it keeps the state, the failures in a row or
+    the window, and the probes that have succeeded; of a quota it waits for N results of its own.
 
     Args:
         name: Short name, fit for metric labels.
@@ -236,14 +276,15 @@ class CircuitBreaker(Guard):
         Args:
             permit: From :meth:`acquire`.
             outcome: What the call came to.
-            duration: Seconds of the longest attempt, waiting between attempts left out.
+            duration: Seconds of the longest attempt, body included, waiting between attempts left out. It
+                matters where ``slow_call_seconds`` is given.
             error: What went wrong, for the status; an exception or a sentence. To be given by name, as
                 ``retry_after``.
             retry_after: Seconds the service asked to be left alone, when it did.
 
         Raises:
-            TypeError: ``permit`` is no :class:`Permit`, ``outcome`` no :class:`Outcome`, ``retry_after`` no
-                number.
+            TypeError: ``permit`` is no :class:`Permit`, ``outcome`` no :class:`Outcome`, ``duration`` or
+                ``retry_after`` no number.
         """
         if outcome is _SUCCESS and retry_after is None:
             calm = self._calm
@@ -256,24 +297,24 @@ class CircuitBreaker(Guard):
                     return
             except AttributeError:
                 pass  # no permit: what is wrong is said in a moment
-        self._record(permit, outcome, error, retry_after)
+        self._record(permit, Report(outcome, duration, error, retry_after))
 
-    def _record(
-        self, permit: Permit, outcome: Outcome, error: BaseException | str | None, retry_after: float | None
-    ) -> None:
+    def _record(self, permit: Permit, report: Report) -> None:
         """What :meth:`record` comes to when the result may change something."""
         if not isinstance(permit, Permit):
             raise TypeError(f"permit={permit!r}: must be a Permit")
-        if type(outcome) is not Outcome:
-            raise TypeError(f"outcome={outcome!r}: must be an Outcome")
-        if retry_after is not None:
-            require_number("retry_after", retry_after)
+        if type(report.outcome) is not Outcome:
+            raise TypeError(f"outcome={report.outcome!r}: must be an Outcome")
+        if type(report.duration) is not float:
+            require_number("duration", report.duration)
+        if report.retry_after is not None:
+            require_number("retry_after", report.retry_after)
         told: Told = []
         try:
             now = self._monotonic()
             with self._lock:
                 try:
-                    self._circuit.record(permit, outcome, now, error, retry_after, told)
+                    self._circuit.record(permit, report, now, told)
                 finally:
                     self._lay_out_locked()
         except BaseException:  # interrupted, or killed while it waited for the lock
@@ -342,6 +383,10 @@ class CircuitBreaker(Guard):
 
     def get_stats(self) -> dict[str, Any]:
         """A JSON-ready picture of the breaker; times are ISO 8601 in UTC or None, durations seconds.
+
+        ``failure_count`` is the number of failures in a row, or in the window where there is one. Of the
+        window tell, besides, ``window_calls``, ``failure_rate`` and ``slow_call_rate``: shares from 0 to 1,
+        None while it is empty or when there is none, and the latter without ``slow_call_seconds``.
 
         ``last_success`` is exact unless successes follow each other within microseconds: then it may be some
         of them behind.

@@ -14,14 +14,15 @@ from typing import Any, TypeAlias
 from service_utils.calls import Outcome
 from service_utils.events import CircuitChanged, CircuitState
 from service_utils.policies.breaker_config import BreakerConfig
-from service_utils.policies.permit import Permit, Probe, Spell
+from service_utils.policies.permit import Permit, Probe, Report, Spell
+from service_utils.policies.rates import Rates, window_for
 from service_utils.policies.tally import Tally, Unlocked
+from service_utils.policies.window import CountWindow
 
 __all__ = ["Circuit", "Told"]
 
 Told: TypeAlias = list[CircuitChanged]
 
-_MAX_DOUBLINGS = 60  # beyond it any sensible limit has long been reached; keeps the power of two finite
 _RECOVERED = "service recovered"
 _PROBE_FAILED = "recovery probe failed"
 _TRYING = "recovery timeout over"
@@ -50,7 +51,10 @@ class Circuit:
         self._config = config
         self._random = random.random
         self._tally = Tally()
-        self._failures = 0
+        self._rates = Rates(config)
+        self._window = window_for(config)
+        self._trial = CountWindow(config.half_open_quota) if config.half_open_quota else None
+        self._failures = 0  # in a row
         self._successes = 0
         self._probes: set[Probe] = set()
         self._failed_probes = 0
@@ -61,9 +65,13 @@ class Circuit:
         self.state, self._reason = CircuitState.DISABLED, reason
 
     def renew(self) -> None:
-        """Begin in a forked child: the state stays, calls and counts are the parent's own."""
+        """Begin in a forked child: the state stays, calls and counts are the parent's own.
+
+        What speaks for opening a closed circuit belongs to its state: failures in a row, and the window.
+        """
         self.spell = Spell.begin(self.spell.generation, half_open=self.spell.half_open)
         self._probes.clear()
+        self._forget_trial()
         self._tally.forget_counts()
 
     # -- decisions ----------------------------------------------------------------------------------
@@ -71,6 +79,7 @@ class Circuit:
     def acquire(self, now: float, told: Told) -> Permit | None:
         """A permit, or None when there is none to be had; an open circuit whose time is over is tried."""
         self.expire(now, told)
+        self._judge_trial(now, None, told)  # a signal may have kept the last result from being judged
         if self.state is CircuitState.OPEN and now >= self.open_until:
             self._enter(CircuitState.HALF_OPEN, _TRYING, now, told)
         if self.blocked(now):
@@ -105,78 +114,106 @@ class Circuit:
     @property
     def calm(self) -> bool:
         """Whether, besides, a success has nothing to change: there is no failure that it could make good."""
-        return self.passes and self._failures == 0
+        if not self.passes:
+            return False
+        if self._window is None:
+            return self._failures == 0
+        return self._window.settled and not self._rates.minds_time
 
     def blocked(self, now: float) -> bool:
         """Whether :meth:`acquire` would give no permit now."""
         if self.state is CircuitState.OPEN:
             return now < self.open_until
         if self.state is CircuitState.HALF_OPEN:
-            live = self._live_probes(now)
-            return live == len(self._probes) and live >= self._config.half_open_max_calls
+            return self._probes_taken(now)
         return self.state is CircuitState.FORCED_OPEN
+
+    def _probes_taken(self, now: float) -> bool:
+        """Whether all probes are under way that may be, those left out whose time is over."""
+        live, places = self._live_probes(now), self._config.half_open_max_calls
+        if self._trial is None:
+            return live == len(self._probes) and live >= places
+        reported, _, _ = self._trial.counts(now)
+        return live >= places or (live > 0 and reported + len(self._probes) >= self._trial.size)
 
     def _live_probes(self, now: float) -> int:
         return sum(1 for probe in tuple(self._probes) if now < probe.expires_at)
 
+    # -- results ------------------------------------------------------------------------------------
+
     def expire(self, now: float, told: Told) -> None:
         """A probe that never reported failed at the moment its time was over, not when that is noticed."""
-        due = [probe.expires_at for probe in tuple(self._probes) if now >= probe.expires_at]
-        if due:
-            self._failures += 1
-            self._tally.failed(now, f"a probe did not report within {self._config.probe_seconds:g} s")
-            self._probe_failed(min(due), None, told)
+        if not self._probes:
+            return
+        due = [probe for probe in tuple(self._probes) if now >= probe.expires_at]
+        for probe in sorted(due, key=lambda probe: probe.expires_at):
+            if self.give_back(probe):  # unless one before it has ended the spell
+                seconds = self._config.probe_seconds
+                report = Report(Outcome.FAILURE, seconds, f"a probe did not report within {seconds:g} s")
+                self._count(probe, report, probe.expires_at, told)
 
-    def _count(
-        self,
-        permit: Permit,
-        outcome: Outcome,
-        now: float,
-        error: BaseException | str | None,
-        retry_after: float | None,
-        told: Told,
-    ) -> None:
-        if outcome is Outcome.IGNORED:
+    def record(self, permit: Permit, report: Report, now: float, told: Told) -> None:
+        """Take a permit back with its result, which counts if the permit is of this generation."""
+        self.expire(now, told)
+        if self.give_back(permit):
+            self._count(permit, report, now, told)
+
+    def _count(self, permit: Permit, report: Report, now: float, told: Told) -> None:
+        if report.outcome is Outcome.IGNORED:
             self._tally.ignored()
-        elif outcome is Outcome.SUCCESS:
+            return
+        if report.outcome is Outcome.SUCCESS:
             self._tally.succeeded(now)
-            self._succeeded(permit, now, told)
+            self._failures = 0
         else:
-            self._tally.failed(now, error)
-            self._failed(permit, now, retry_after, told)
-
-    def _succeeded(self, permit: Permit, now: float, told: Told) -> None:
-        self._failures = 0
+            self._tally.failed(now, report.error)
+            self._failures += 1
         if permit.half_open:
+            self._judge_probe(report, now, told)
+        else:
+            self._judge_call(report, now, told)
+
+    def _judge_call(self, report: Report, now: float, told: Told) -> None:
+        """Open a closed circuit if this result was one too many. A disabled one only counts."""
+        failed = report.outcome is Outcome.FAILURE
+        reason = self._too_much(failed, report.duration, now)
+        if reason is not None and self.state is CircuitState.CLOSED:
+            self._open(reason, now, report.retry_after if failed else None, told)
+
+    def _too_much(self, failed: bool, duration: float, now: float) -> str | None:
+        """Take a result into account, and say what speaks for opening the circuit."""
+        if self._window is None:
+            threshold = self._config.failure_threshold
+            return f"threshold reached: {self._failures}/{threshold}" if self._failures >= threshold else None
+        self._window.record(now, failed, self._rates.is_slow(duration))
+        calls, failures, slow = self._window.counts(now)
+        return self._rates.reached(calls, failures, slow) if calls >= self._config.least_calls else None
+
+    def _judge_probe(self, report: Report, now: float, told: Told) -> None:
+        failed = report.outcome is Outcome.FAILURE
+        if self._trial is not None:
+            self._trial.record(now, failed, self._rates.is_slow(report.duration))
+            self._judge_trial(now, report.retry_after if failed else None, told)
+        elif failed:
+            self._probe_failed(_PROBE_FAILED, now, report.retry_after, told)
+        else:
             self._successes += 1
             if self._successes >= self._config.success_threshold:
                 self._close(_RECOVERED, now, told)
 
-    def _failed(self, permit: Permit, now: float, retry_after: float | None, told: Told) -> None:
-        self._failures += 1
-        threshold = self._config.failure_threshold
-        if permit.half_open:
-            self._probe_failed(now, retry_after, told)
-        elif self.state is CircuitState.CLOSED and self._failures >= threshold:
-            self._open(f"threshold reached: {self._failures}/{threshold}", now, retry_after, told)
+    def _judge_trial(self, now: float, retry_after: float | None, told: Told) -> None:
+        """Close or open a half-open circuit once all results of its quota are there."""
+        if self._trial is None or not self._trial.full:
+            return
+        reason = self._rates.reached(*self._trial.counts(now))
+        if reason is None:
+            self._close(_RECOVERED, now, told)
+        else:
+            self._probe_failed(f"{_PROBE_FAILED}: {reason}", now, retry_after, told)
 
-    def _probe_failed(self, now: float, retry_after: float | None, told: Told) -> None:
+    def _probe_failed(self, reason: str, now: float, retry_after: float | None, told: Told) -> None:
         self._failed_probes += 1
-        self._open(_PROBE_FAILED, now, retry_after, told)
-
-    def record(
-        self,
-        permit: Permit,
-        outcome: Outcome,
-        now: float,
-        error: BaseException | str | None,
-        retry_after: float | None,
-        told: Told,
-    ) -> None:
-        """Take a permit back with its result, which counts if the permit is of this generation."""
-        self.expire(now, told)
-        if self.give_back(permit):
-            self._count(permit, outcome, now, error, retry_after, told)
+        self._open(reason, now, retry_after, told)
 
     def override(self, state: CircuitState, reason: str, now: float, told: Told) -> None:
         """Go to a state by hand."""
@@ -186,29 +223,25 @@ class Circuit:
         else:
             self._enter(state, reason, now, told)
 
-    # -- from state to state --------------------------------------------------------------------------
+    # -- from state to state ------------------------------------------------------------------------
 
     def _open(self, reason: str, now: float, retry_after: float | None, told: Told) -> None:
-        self.open_until = now + self._open_seconds(retry_after)
+        chance = self._random()
+        self.open_until = now + self._config.open_seconds(self._failed_probes, chance, retry_after)
         self._tally.opened(now)
         self._enter(CircuitState.OPEN, reason, now, told)
-
-    def _open_seconds(self, retry_after: float | None) -> float:
-        config = self._config
-        seconds = config.recovery_timeout
-        if config.max_recovery_timeout is not None:
-            doubled = seconds * 2.0 ** min(self._failed_probes, _MAX_DOUBLINGS)
-            seconds = min(doubled, config.max_recovery_timeout)
-        seconds *= 1.0 - config.recovery_jitter * self._random()
-        if retry_after is not None:
-            seconds = max(seconds, min(retry_after, config.max_retry_after))
-        return seconds
 
     def _close(self, reason: str, now: float, told: Told) -> None:
         self._tally.recovered(now)
         self._failures = 0
         self._failed_probes = 0
+        if self._window is not None:
+            self._window.clear()
         self._enter(CircuitState.CLOSED, reason, now, told)
+
+    def _forget_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.clear()
 
     def _enter(self, state: CircuitState, reason: str, now: float, told: Told) -> None:
         before, self.state = self.state, state
@@ -216,6 +249,7 @@ class Circuit:
         self.spell = Spell.begin(self.spell.generation + 1, half_open=half_open)
         self._successes = 0
         self._probes.clear()
+        self._forget_trial()
         self._reason = None if state is CircuitState.CLOSED else reason
         if before is state:
             return
@@ -246,14 +280,15 @@ class Circuit:
             today: The time of day at that moment.
             unlocked: What is to be added to the counts.
         """
+        calls, failures, slow = (0, 0, 0) if self._window is None else self._window.counts(now)
         return {
             "name": self._name,
             "state": self.state.value,
-            "failure_count": self._failures,
+            "failure_count": self._failures if self._window is None else failures,
             "failure_threshold": self._config.failure_threshold,
-            "failure_rate": None,
-            "slow_call_rate": None,
-            "window_calls": 0,
+            "failure_rate": failures / calls if calls else None,
+            "slow_call_rate": slow / calls if calls and self._rates.minds_time else None,
+            "window_calls": calls,
             "half_open_in_use": self._live_probes(now),
             "recovery_timeout": self._config.recovery_timeout,
             "cooldown_remaining": self.cooldown(now),

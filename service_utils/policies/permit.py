@@ -1,11 +1,14 @@
-"""Permits and spells: what a circuit breaker hands out, and to which time of the circuit it belongs."""
+"""Permits and reports: what a circuit breaker hands out, for which of its spells, and what it gets back."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["OWN_REFERENCES", "Permit", "Probe", "Spell", "references_to"]
+from service_utils.calls import Outcome
+
+__all__ = ["OWN_REFERENCES", "Permit", "Probe", "Report", "Spell", "references_to"]
 
 # A permit to which nobody else refers any more is as good as a new one: nobody can tell the difference.
 # CPython tells by the number of references. A breaker's attribute, a local variable and the question itself
@@ -86,3 +89,12 @@ class Probe(Permit):
     def expires_at(self) -> float:
         """When it counts as failed if it has not reported."""
         return self._expires_at
+
+
+class Report(NamedTuple):
+    """How a call went: what ``CircuitBreaker.record`` is told of it."""
+
+    outcome: Outcome
+    duration: float = 0.0
+    error: BaseException | str | None = None
+    retry_after: float | None = None

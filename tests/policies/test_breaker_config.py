@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -112,11 +113,91 @@ def test_longest_open_time_below_the_first() -> None:
         BreakerConfig(max_recovery_timeout=5)
 
 
-@pytest.mark.parametrize("field", ["window_size", "window_seconds", "slow_call_seconds", "half_open_quota"])
-def test_what_is_not_here_yet(field: str) -> None:
-    """A limit that this version cannot keep is refused instead of ignored."""
-    with pytest.raises(ValueError, match=rf"{field}=20: .+ not in this version"):
-        BreakerConfig(**{field: 20})
+OPTIONAL_COUNTS = ["window_size", "half_open_quota"]
+OPTIONAL_SECONDS = ["window_seconds", "slow_call_seconds"]
+
+
+@pytest.mark.parametrize("field", OPTIONAL_COUNTS)
+@pytest.mark.parametrize("value", [0, -1, 1_000_001, 10**400])
+def test_windows_and_quotas_out_of_range(field: str, value: int) -> None:
+    """A window or quota holds between one and a million results."""
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        BreakerConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", OPTIONAL_COUNTS)
+@pytest.mark.parametrize("value", [1.0, "5", True])
+def test_windows_and_quotas_that_are_no_numbers(field: str, value: Any) -> None:
+    """A window or quota of results is a whole number."""
+    with pytest.raises(TypeError, match=f"{field}={value!r}"):
+        BreakerConfig(**{field: value})
+
+
+@pytest.mark.parametrize("field", OPTIONAL_SECONDS)
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_seconds_of_windows_out_of_range(field: str, value: float) -> None:
+    """A window covers some time, and slow calls take some."""
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        BreakerConfig(**{"half_open_quota": 5, field: value})
+
+
+@pytest.mark.parametrize("field", OPTIONAL_SECONDS)
+@pytest.mark.parametrize("value", ["60", True])
+def test_seconds_of_windows_that_are_no_numbers(field: str, value: Any) -> None:
+    """Times of windows and slow calls are numbers."""
+    with pytest.raises(TypeError, match=f"{field}={value!r}"):
+        BreakerConfig(**{"half_open_quota": 5, field: value})
+
+
+def test_shortest_time_window() -> None:
+    """A window shorter than a millisecond would hold a single call at best."""
+    with pytest.raises(ValueError, match=r"window_seconds=0\.0009: must be at least 0\.001"):
+        BreakerConfig(window_seconds=0.0009)
+    assert BreakerConfig(window_seconds=0.001).window_seconds == 0.001
+
+
+def test_two_windows() -> None:
+    """A window counts either calls or seconds."""
+    with pytest.raises(ValueError, match=r"window_size=20, window_seconds=30"):
+        BreakerConfig(window_size=20, window_seconds=30)
+
+
+def test_window_that_never_holds_enough() -> None:
+    """A circuit that could never open is refused, if it was asked for."""
+    with pytest.raises(ValueError, match=r"minimum_requests=10: .+ window_size=9"):
+        BreakerConfig(window_size=9, minimum_requests=10)
+    assert BreakerConfig(window_size=10, minimum_requests=10).least_calls == 10
+
+
+def test_default_minimum_gives_way_to_a_small_window() -> None:
+    """A window smaller than the default of minimum_requests counts as soon as it is full."""
+    small = BreakerConfig(window_size=4)
+    assert (small.least_calls, small.minimum_requests) == (4, 10)
+    assert BreakerConfig(window_size=40).least_calls == BreakerConfig(window_seconds=1).least_calls == 10
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, dataclasses.replace, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_default_minimum_gives_way_in_copies_too(again: Callable[[BreakerConfig], BreakerConfig]) -> None:
+    """A copy of the limits, with a smaller window then, still knows that nobody asked for ten calls."""
+    assert dataclasses.replace(again(BreakerConfig(window_size=8)), window_size=4).least_calls == 4
+
+
+def test_quota_beside_a_number_of_successes() -> None:
+    """Probes are judged by one rule."""
+    with pytest.raises(ValueError, match=r"half_open_quota=5, success_threshold=2"):
+        BreakerConfig(half_open_quota=5, success_threshold=2)
+
+
+def test_slow_calls_that_nobody_counts() -> None:
+    """Slow calls need a window or a quota to be counted in."""
+    with pytest.raises(
+        ValueError, match=r"slow_call_seconds=2: .+ window_size, window_seconds or half_open_quota"
+    ):
+        BreakerConfig(slow_call_seconds=2)
+    for counted_in in ({"window_size": 20}, {"window_seconds": 30}, {"half_open_quota": 5}):
+        assert BreakerConfig(slow_call_seconds=2, **counted_in).slow_call_seconds == 2
 
 
 def test_is_a_value() -> None:
