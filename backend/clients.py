@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.config import SERVICES, LLMSettings, ServiceDefaults, Settings
-from service_utils import ResilientServiceClient, ServiceRegistry
+from backend.config import MAX_CONCURRENT, MAX_WAIT, SERVICES, LLMSettings, ServiceDefaults, Settings
+from service_utils import BulkheadConfig, ResilientServiceClient, ServiceRegistry
 from service_utils.http.tokens import BearerToken
 
 __all__ = ["Clients", "LLMClient"]
@@ -46,13 +47,27 @@ class Clients:
         """
         environ = {**os.environ, **{name: str(value) for name, value in (config or {}).items()}}
         registry = ServiceRegistry()
-        services = {service.name: _service(service, environ, registry) for service in SERVICES}
-        llms = tuple(LLMClient(_llm(llm, environ, registry), llm.model) for llm in settings.llms)
+        services = {
+            service.name: _service(
+                service, environ, registry, _places(service.max_concurrent, service.max_wait, settings)
+            )
+            for service in SERVICES
+        }
+        places = _places(MAX_CONCURRENT, MAX_WAIT, settings)
+        llms = tuple(LLMClient(_llm(llm, environ, registry, places), llm.model) for llm in settings.llms)
         return cls(registry=registry, llms=llms, **services)
 
 
+def _places(max_concurrent: int, max_wait: float, settings: Settings) -> BulkheadConfig:
+    """This process's share of the places that all workers have together."""
+    return BulkheadConfig(max_concurrent=math.ceil(max_concurrent / settings.workers), max_wait=max_wait)
+
+
 def _service(
-    service: ServiceDefaults, environ: Mapping[str, str], registry: ServiceRegistry
+    service: ServiceDefaults,
+    environ: Mapping[str, str],
+    registry: ServiceRegistry,
+    places: BulkheadConfig,
 ) -> ResilientServiceClient:
     return ResilientServiceClient.from_env(
         service.prefix,
@@ -65,11 +80,14 @@ def _service(
         deadline=service.deadline,
         failure_threshold=service.failure_threshold,
         recovery_timeout=service.recovery_timeout,
+        bulkhead=places,
         health_path="/health",
     )
 
 
-def _llm(llm: LLMSettings, environ: Mapping[str, str], registry: ServiceRegistry) -> ResilientServiceClient:
+def _llm(
+    llm: LLMSettings, environ: Mapping[str, str], registry: ServiceRegistry, places: BulkheadConfig
+) -> ResilientServiceClient:
     """None of our own credentials go there: only the key that was given for it, if any."""
     return ResilientServiceClient.from_env(
         llm.server.prefix,
@@ -80,5 +98,6 @@ def _llm(llm: LLMSettings, environ: Mapping[str, str], registry: ServiceRegistry
         max_retries=_LLM_ATTEMPTS,
         timeout=_LLM_TIMEOUT,
         deadline=_LLM_DEADLINE,
+        bulkhead=places,
         token_provider=None if llm.api_key is None else BearerToken(llm.api_key),
     )

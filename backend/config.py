@@ -16,7 +16,19 @@ from typing import Any
 
 from service_utils.http.urls import BaseURL
 
-__all__ = ["LLM_SERVERS", "SERVICES", "LLMServer", "LLMSettings", "ServiceDefaults", "Settings"]
+__all__ = [
+    "LLM_SERVERS",
+    "MAX_CONCURRENT",
+    "MAX_WAIT",
+    "SERVICES",
+    "LLMServer",
+    "LLMSettings",
+    "ServiceDefaults",
+    "Settings",
+]
+
+MAX_CONCURRENT = 8
+MAX_WAIT = 0.5
 
 _CURRENCY = re.compile(r"[A-Z]{3}")
 
@@ -34,6 +46,9 @@ class ServiceDefaults:
         deadline: Of a whole call: short enough that a slow service leaves a request time for the others.
         failure_threshold: Consecutive failed calls that open the circuit.
         recovery_timeout: How long it stays open.
+        max_concurrent: Calls under way at once from all workers together, so that a service that hangs holds
+            no more of their threads than that.
+        max_wait: How long a call waits for one of these places.
     """
 
     prefix: str
@@ -44,6 +59,8 @@ class ServiceDefaults:
     deadline: float
     failure_threshold: int
     recovery_timeout: float
+    max_concurrent: int = MAX_CONCURRENT
+    max_wait: float = MAX_WAIT
 
     @property
     def name(self) -> str:
@@ -156,6 +173,7 @@ class Settings:
 
     Attributes:
         var_dir: ``VAR_DIR``: where data are kept.
+        workers: ``WEB_CONCURRENCY``: the processes among which the places of ``max_concurrent`` are shared.
         max_body_bytes: ``MAX_BODY_BYTES``: largest request body.
         request_deadline: ``REQUEST_DEADLINE``: seconds each request has.
         auth_jwt_secret: ``AUTH_JWT_SECRET``: HS256 secret of the users' tokens.
@@ -171,6 +189,7 @@ class Settings:
     """
 
     var_dir: Path = Path("var")
+    workers: int = 1
     max_body_bytes: int = 2**20
     request_deadline: float = 25.0
     auth_jwt_secret: str | None = field(default=None, repr=False)
@@ -270,6 +289,7 @@ def _seconds(variable: str, value: Any) -> float:
 
 _READERS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "var_dir": ("VAR_DIR", _folder),
+    "workers": ("WEB_CONCURRENCY", _positive),
     "max_body_bytes": ("MAX_BODY_BYTES", _positive),
     "request_deadline": ("REQUEST_DEADLINE", _seconds),
     "auth_jwt_secret": ("AUTH_JWT_SECRET", _text),

@@ -28,6 +28,7 @@ from service_utils.logs import LoggingListener
 from service_utils.policies.backoff import exponential, fibonacci, fixed, linear
 from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit
 from service_utils.policies.budget import RetryBudget
+from service_utils.policies.bulkhead import Bulkhead, BulkheadConfig
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback import (
     DeadLetterSink,
@@ -38,6 +39,8 @@ from service_utils.policies.fallback import (
     fail_open,
     mark_degraded,
 )
+from service_utils.policies.gate import RetryAfterGate
+from service_utils.policies.rate_limit import RateLimit, RateLimiter
 from service_utils.policies.retry import PER_CLIENT, RetryPolicy, with_retry
 from service_utils.registry import (
     ServiceRegistry,
@@ -54,6 +57,8 @@ __all__ = [
     "Attempt",
     "BearerToken",
     "BreakerConfig",
+    "Bulkhead",
+    "BulkheadConfig",
     "BulkheadFullError",
     "CallRecord",
     "CircuitBreaker",
@@ -73,10 +78,13 @@ __all__ = [
     "Outcome",
     "Permit",
     "Profile",
+    "RateLimit",
     "RateLimitedError",
+    "RateLimiter",
     "Replay",
     "ResilientServiceClient",
     "ResponseTooLarge",
+    "RetryAfterGate",
     "RetryBudget",
     "RetryPolicy",
     "ServiceConfig",

@@ -124,9 +124,10 @@ class Call:
     def refuse_if_late(self) -> None:
         """Raise :class:`DeadlineExceeded` when no time is left for what comes next."""
         if self.late():
-            raise self._too_late()
+            raise self.too_late()
 
-    def _too_late(self) -> DeadlineExceeded:
+    def too_late(self) -> DeadlineExceeded:
+        """The error that says so."""
         return DeadlineExceeded(f"{self.service}: no time is left", service=self.service, sent=self.sent)
 
     def note(self, tried: Tried, number: int, duration: float, delay: float) -> None:
@@ -163,7 +164,7 @@ class Call:
             return timeout
         left = deadline.remaining()
         if left <= 0.0:
-            raise self._too_late()
+            raise self.too_late()
         connect, read = timeout if isinstance(timeout, tuple) else (timeout, timeout)
         self.cut_connect = connect is None or left < connect
         self.cut_read = read is None or left < read

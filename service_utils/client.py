@@ -11,17 +11,21 @@ import requests
 from service_utils.call import Call, Tried
 from service_utils.call_ending import error_for, outcome_for, reason_for_leaving, reason_to_end
 from service_utils.call_events import CallEvents
+from service_utils.call_pacing import Pacing, Turn
 from service_utils.calls import EndReason, Outcome, attach_call
 from service_utils.client_options import (
     FAILURE_THRESHOLD,
     MAX_RETRIES,
     RECOVERY_TIMEOUT,
+    Who,
     check_collaborators,
     check_flags,
     check_seconds,
     check_timeout,
     checked_headers,
     pick_breaker,
+    pick_bulkhead,
+    pick_limiter,
     pick_name,
     pick_retry,
     pick_tokens,
@@ -29,7 +33,7 @@ from service_utils.client_options import (
 )
 from service_utils.clock import Clock
 from service_utils.config import ServiceConfig
-from service_utils.errors import CircuitOpenError, ServiceError
+from service_utils.errors import CircuitOpenError, RateLimitedError, ServiceError
 from service_utils.events import CircuitState, FailureKind, Listener, refusals_wanted
 from service_utils.http.classify import Verdict, classify_error, classify_response
 from service_utils.http.context import BoundContext, bound_context, new_request_id
@@ -43,6 +47,7 @@ from service_utils.http.transport import SessionTransport, Transport
 from service_utils.http.urls import BaseURL, label_of
 from service_utils.policies.breaker import BreakerConfig, CircuitBreaker, Permit, Refusal
 from service_utils.policies.budget import RetryBudget
+from service_utils.policies.bulkhead import Bulkhead, BulkheadConfig
 from service_utils.policies.checks import (
     checked_clock,
     checked_listeners,
@@ -51,6 +56,8 @@ from service_utils.policies.checks import (
 )
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback import DeadLetterSink
+from service_utils.policies.gate import RetryAfterGate
+from service_utils.policies.rate_limit import RateLimit, RateLimiter
 from service_utils.policies.retry import PER_CLIENT, RetryPolicy
 from service_utils.registry import ServiceRegistry, default_registry
 from service_utils.status import CallCounters
@@ -80,10 +87,12 @@ class ResilientServiceClient:
         name: Short name for registry, metrics and token audience; default: the display name as a slug.
         retry: A retry policy, in place of ``max_retries``.
         breaker: Limits of the circuit breaker, in place of ``failure_threshold`` and ``recovery_timeout``.
-        store: Not in this version, like ``bulkhead``, ``rate_limit`` and ``probe``.
+        store: Not in this version, like ``probe``.
         deadline: Of a whole call: attempts, back-off and all; None for none.
-        bulkhead: See ``store``.
-        rate_limit: See ``store``.
+        bulkhead: How many calls may be under way at once: a number, ``"auto"`` for ``pool_maxsize``, a
+            ``BulkheadConfig``, or a ``Bulkhead`` that several clients share; None for any number.
+        rate_limit: Attempts per second: a number, a ``RateLimit``, or a ``RateLimiter`` that several clients
+            share; None for any number.
         token_provider: Who is asked for credentials. Left out: the environment's internal token, for internal
             hosts alone. None: nobody.
         headers: Sent with every request.
@@ -128,8 +137,8 @@ class ResilientServiceClient:
         breaker: BreakerConfig | None = None,
         store: object | None = None,
         deadline: float | None = None,
-        bulkhead: object | None = None,
-        rate_limit: object | None = None,
+        bulkhead: Bulkhead | BulkheadConfig | int | str | None = None,
+        rate_limit: RateLimiter | RateLimit | float | None = None,
         token_provider: TokenProvider | EllipsisType | None = ...,
         headers: Mapping[str, str] | None = None,
         auth: Any = None,
@@ -150,7 +159,7 @@ class ResilientServiceClient:
         idle_timeout: float | None = 30.0,
         max_connection_age: float | None = 300.0,
     ) -> None:
-        refuse_later_options(store=store, bulkhead=bulkhead, rate_limit=rate_limit, probe=probe)
+        refuse_later_options(store=store, probe=probe)
         check_flags(trust_env=trust_env, idempotency_keys=idempotency_keys, raise_for_status=raise_for_status)
         check_collaborators(session=session, registry=registry, dead_letters=dead_letters)
         require_count("pool_maxsize", pool_maxsize)
@@ -169,6 +178,10 @@ class ResilientServiceClient:
         self._clock = checked_clock(clock)
         told = checked_listeners(listeners)
         self._events = CallEvents(told, self._clock)
+        who = Who(name=self.name, label=service_name, clock=self._clock, listeners=told)
+        self.bulkhead = pick_bulkhead(bulkhead, pool_maxsize, who)
+        gate = RetryAfterGate(self.retry.max_retry_after, **who.arguments())
+        self._pacing = Pacing(gate, pick_limiter(rate_limit, who))
         self._dead_letters = dead_letters
         self._raise_for_status = raise_for_status
         self._budget = RetryBudget()
@@ -189,6 +202,7 @@ class ResilientServiceClient:
             listeners=told,
             label=service_name,
         )
+        self._gate, self._limiter = gate, self._pacing.limiter  # looked at in each attempt
         self._transport: Transport = SessionTransport(
             self._base,
             service_name,
@@ -389,6 +403,10 @@ class ResilientServiceClient:
             "reason": stats["reason"],
             "failure_count": stats["failure_count"],
             "failure_threshold": stats["failure_threshold"],
+            "failure_rate": stats["failure_rate"],
+            "slow_call_rate": stats["slow_call_rate"],
+            "window_calls": stats["window_calls"],
+            "half_open_in_use": stats["half_open_in_use"],
             "recovery_timeout": stats["recovery_timeout"],
             "cooldown_remaining": stats["cooldown_remaining"],
             "last_failure": stats["last_failure"],
@@ -397,6 +415,9 @@ class ResilientServiceClient:
             "opened_count": stats["opened_count"],
             "mttr_seconds": stats["mttr_seconds"],
             "retry_budget": None if budget is None else budget.balance,
+            "retry_after_gate": self._gate.get_status(),
+            "bulkhead": None if self.bulkhead is None else self.bulkhead.get_status(),
+            "rate_limit": None if self._limiter is None else self._limiter.get_status(),
             **counted,
         }
 
@@ -510,9 +531,20 @@ class ResilientServiceClient:
         return outgoing
 
     def _perform(self, call: Call, outgoing: Outgoing) -> requests.Response:
-        """Steps 2 to 6: a permit, the attempts, the result; the permit is given back whatever happens."""
+        """Steps 2 to 6: a slot, a permit, the attempts, the result; slot and permit are given back."""
         call.told = self._events.routine_wanted()
         call.refuse_if_late()
+        if self.bulkhead is None:
+            return self._with_permit(call, outgoing)
+        self.breaker.check()  # an open circuit refuses before anyone queues
+        slot = self.bulkhead.acquire(call.deadline)
+        try:
+            return self._with_permit(call, outgoing)
+        finally:
+            slot.release()
+
+    def _with_permit(self, call: Call, outgoing: Outgoing) -> requests.Response:
+        """Steps 4 to 6; the permit is given back whatever happens."""
         permit = self.breaker.acquire()
         try:
             return self._attempts(call, outgoing, permit)
@@ -526,24 +558,26 @@ class ResilientServiceClient:
                 raise
 
     def _attempts(self, call: Call, outgoing: Outgoing, permit: Permit) -> requests.Response:
+        delay = 0.0
+        if self._limiter is not None or self._gate.closed:
+            delay = self._wait_for_turn(call, permit)
         if call.budget is not None:
             call.budget.deposit()
-        delay = 0.0
         while True:
             tried = self._attempt(call, outgoing, delay)
             good = tried.verdict.kind is None and tried.error is None
             if good and not (call.told or self._raise_for_status):
                 return self._succeed(call, cast(requests.Response, tried.response))
-            reason, delay = self._next_step(call, outgoing, permit, tried)
-            if reason is None:
-                reason = self._wait(call, delay)
-            if reason is not None:
-                return self._finish(call, tried, reason)
+            turn = self._next_step(call, outgoing, permit, tried)
+            waited = self._wait_for_retry(call, turn) if isinstance(turn, Turn) else turn
+            if isinstance(waited, EndReason):
+                return self._finish(call, tried, waited)
+            delay = waited
             if tried.response is not None:
                 tried.response.close()  # a streamed one still holds its connection
 
     def _attempt(self, call: Call, outgoing: Outgoing, delay: float) -> Tried:
-        """Step 5: token, send, whole body, classification."""
+        """One attempt of step 5: token, send, whole body, classification."""
         number = len(call.attempts) + 1
         if call.told:
             self._events.attempt_started(call, number)
@@ -557,6 +591,7 @@ class ResilientServiceClient:
         duration = self._clock.monotonic() - began
         call.note(tried, number, duration, delay)
         if tried.verdict.kind is not None:
+            self._pacing.heed(tried.verdict.status, tried.verdict.retry_after)
             self._events.attempt_failed(call, tried.verdict, number, duration)
         return tried
 
@@ -609,29 +644,85 @@ class ResilientServiceClient:
         verdict = classify_error(raised)
         return call.judged(verdict, raised)
 
-    def _next_step(
-        self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried
-    ) -> tuple[EndReason | None, float]:
-        """Why the call ends here, or None and the seconds to wait before its next attempt."""
+    def _next_step(self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried) -> EndReason | Turn:
+        """Why the call ends here, or when its next attempt may be made."""
         reason = reason_to_end(call, outgoing, tried, half_open=permit.half_open)
         if reason is not None:
-            return reason, 0.0
+            return reason
         delay = call.policy.delay(len(call.attempts), tried.verdict.retry_after)
         if call.deadline is not None and delay >= call.deadline.remaining():
-            return EndReason.DEADLINE, 0.0
-        if self.breaker.state in _UNTRIED:
-            return EndReason.CIRCUIT_OPENED, 0.0
-        if call.budget is not None and not call.budget.try_withdraw():
-            return EndReason.BUDGET_EXHAUSTED, 0.0
-        return None, delay
-
-    def _wait(self, call: Call, delay: float) -> EndReason | None:
-        """Sleep; then tell whether the next attempt has become pointless meanwhile."""
-        self._events.retry_scheduled(call, delay)
-        self._clock.sleep(delay)
+            return EndReason.DEADLINE
         if self.breaker.state in _UNTRIED:
             return EndReason.CIRCUIT_OPENED
-        return EndReason.DEADLINE if call.late() else None
+        try:
+            turn = self._pacing.turn(call, delay, may_wait=True)
+        except RateLimitedError:
+            return EndReason.REFUSED
+        if call.budget is not None and not call.budget.try_withdraw():
+            turn.cancel()
+            return EndReason.BUDGET_EXHAUSTED
+        return turn
+
+    def _wait_for_turn(self, call: Call, permit: Permit) -> float:
+        """Wait until the first attempt may be made, which for a probe is at once or not at all.
+
+        Returns:
+            Seconds it has waited.
+
+        Raises:
+            RateLimitedError: It would have to wait too long.
+            CircuitOpenError: The circuit has opened meanwhile.
+            DeadlineExceeded: The sleep lasted longer than it was asked to, and no time is left.
+        """
+        turn = self._pacing.turn(call, 0.0, may_wait=not permit.half_open)
+        if turn.delay <= 0.0:
+            return 0.0
+        waited = self._wait(call, turn)
+        if waited is EndReason.CIRCUIT_OPENED:
+            self.breaker.check()
+            raise CircuitOpenError(self.service_name, 0.0)
+        if isinstance(waited, EndReason):
+            raise call.too_late()
+        return waited
+
+    def _wait_for_retry(self, call: Call, turn: Turn) -> EndReason | float:
+        """Wait between two attempts. Returns the seconds, or why there is no other attempt."""
+        self._events.retry_scheduled(call, turn.delay)
+        try:
+            return self._wait(call, turn)
+        except RateLimitedError:
+            return EndReason.REFUSED
+
+    def _wait(self, call: Call, turn: Turn) -> EndReason | float:
+        """Wait for a turn; what was booked for it is given back if nothing comes of it."""
+        try:
+            waited = self._sleep(call, turn.delay)
+        except BaseException:  # refused, interrupted or killed
+            turn.cancel()
+            raise
+        if isinstance(waited, EndReason):
+            turn.cancel()
+        return waited
+
+    def _sleep(self, call: Call, delay: float) -> EndReason | float:
+        """Sleep, and on if the service has asked for another pause meanwhile.
+
+        Returns:
+            Seconds in all, or why an attempt has become pointless.
+
+        Raises:
+            RateLimitedError: That pause is too long.
+        """
+        waited = 0.0
+        while True:
+            self._clock.sleep(delay)
+            waited += delay
+            if self.breaker.state in _UNTRIED:
+                return EndReason.CIRCUIT_OPENED
+            if call.late():
+                return EndReason.DEADLINE
+            if not self._gate.closed or (delay := self._pacing.longer(call, waited)) <= 0.0:
+                return waited
 
     # -- the end of a call --------------------------------------------------------------------------
 

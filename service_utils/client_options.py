@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
 
@@ -12,11 +14,14 @@ import requests
 
 from service_utils.clock import Clock
 from service_utils.errors import TokenError
+from service_utils.events import Listener
 from service_utils.http.tokens import EnvToken, TokenProvider, check_declared_hosts, is_internal_host
 from service_utils.http.transport import Timeout
 from service_utils.http.urls import BaseURL
 from service_utils.policies.breaker import BreakerConfig
+from service_utils.policies.bulkhead import Bulkhead, BulkheadConfig
 from service_utils.policies.checks import require_count, require_seconds
+from service_utils.policies.rate_limit import RateLimit, RateLimiter
 from service_utils.policies.retry import RetryPolicy
 from service_utils.profiles import current_profile
 from service_utils.registry import ServiceRegistry
@@ -25,12 +30,15 @@ __all__ = [
     "FAILURE_THRESHOLD",
     "MAX_RETRIES",
     "RECOVERY_TIMEOUT",
+    "Who",
     "check_collaborators",
     "check_flags",
     "check_seconds",
     "check_timeout",
     "checked_headers",
     "pick_breaker",
+    "pick_bulkhead",
+    "pick_limiter",
     "pick_name",
     "pick_retry",
     "pick_tokens",
@@ -118,6 +126,63 @@ def pick_breaker(
         return breaker
     longest = sum(part or 0.0 for part in timeout) if isinstance(timeout, tuple) else timeout or 0.0
     return dataclasses.replace(breaker, half_open_timeout=max(breaker.recovery_timeout, longest + 1.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Who:
+    """For whom the policies of a client work: what they call it, whose time counts, who is told."""
+
+    name: str
+    label: str
+    clock: Clock
+    listeners: tuple[Listener, ...]
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of a policy."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+def pick_bulkhead(
+    bulkhead: Bulkhead | BulkheadConfig | int | str | None, pool_maxsize: int, who: Who
+) -> Bulkhead | None:
+    """The bulkhead: the object, or one made of a config, of a number of slots, or as large as the pool.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: The number is below 1, or the string is not ``"auto"``.
+    """
+    if bulkhead is None or isinstance(bulkhead, Bulkhead):
+        return bulkhead
+    if isinstance(bulkhead, BulkheadConfig):
+        return Bulkhead(bulkhead.max_concurrent, bulkhead.max_wait, **who.arguments())
+    if isinstance(bulkhead, str):
+        if bulkhead != "auto":
+            raise ValueError(f"bulkhead={bulkhead!r}: the only word it takes is 'auto'")
+        return Bulkhead(pool_maxsize, **who.arguments())
+    if isinstance(bulkhead, bool) or not isinstance(bulkhead, int):
+        raise TypeError(
+            f"bulkhead={bulkhead!r}: must be a number of calls, 'auto', a BulkheadConfig or a Bulkhead"
+        )
+    require_count("bulkhead", bulkhead)
+    return Bulkhead(bulkhead, **who.arguments())
+
+
+def pick_limiter(rate_limit: RateLimiter | RateLimit | float | None, who: Who) -> RateLimiter | None:
+    """The rate limiter: the object, or one made of a limit or of calls per second.
+
+    Raises:
+        TypeError: It is none of these.
+        ValueError: The number is not above 0.
+    """
+    if rate_limit is None or isinstance(rate_limit, RateLimiter):
+        return rate_limit
+    if isinstance(rate_limit, bool) or not isinstance(rate_limit, RateLimit | int | float):
+        raise TypeError(f"rate_limit={rate_limit!r}: must be calls per second, a RateLimit or a RateLimiter")
+    if not isinstance(rate_limit, RateLimit):
+        if not 0 < rate_limit < math.inf:
+            raise ValueError(f"rate_limit={rate_limit!r}: must be a finite number of calls per second > 0")
+        rate_limit = RateLimit(rate=rate_limit)
+    return RateLimiter(rate_limit.rate, rate_limit.burst, rate_limit.max_wait, **who.arguments())
 
 
 def pick_tokens(

@@ -16,6 +16,7 @@ from typing import Any, Self, TypeVar
 from service_utils.http.urls import BaseURL
 from service_utils.policies.backoff import Backoff, exponential
 from service_utils.policies.breaker import BreakerConfig
+from service_utils.policies.bulkhead import Bulkhead, BulkheadConfig
 from service_utils.policies.checks import require_count
 from service_utils.policies.retry import RetryPolicy
 from service_utils.profiles import PROFILES, Profile, current_profile
@@ -25,6 +26,7 @@ __all__ = ["PROFILES", "Profile", "ServiceConfig", "current_profile"]
 T = TypeVar("T")
 
 _LONGEST_DELAY = 30.0  # seconds that back-off grows to, unless it begins above
+_AUTO, _OFF = "auto", "off"  # words for a bulkhead
 _PREFIX = re.compile(r"[A-Z][A-Z0-9_]*")
 
 
@@ -83,10 +85,9 @@ class ServiceConfig:
         profile = current_profile(environ)
         timeout = env.number("TIMEOUT", "API_TIMEOUT")
         deadline = env.number("DEADLINE", None)
-        if env.text("MAX_CONCURRENT"):
-            raise ValueError(
-                f"{prefix}_MAX_CONCURRENT={env.text('MAX_CONCURRENT')!r}: bulkheads are not in this version"
-            )
+        bulkhead = env.max_concurrent()
+        if bulkhead is not None:
+            defaults["bulkhead"] = _bulkhead(bulkhead, defaults.get("bulkhead"))
         return cls(
             base_url=_base_url(env, default_url),
             service_name=service_name or prefix.replace("_", " ").title(),
@@ -118,6 +119,9 @@ class _Environment:
 
     def count(self, setting: str, common: str) -> int | None:
         return self._parsed((f"{self.prefix}_{setting}", common), _count)
+
+    def max_concurrent(self) -> int | str | None:
+        return self._parsed((f"{self.prefix}_MAX_CONCURRENT",), _slots)
 
     def common_number(self, variable: str) -> float | None:
         return self._parsed((variable,), _seconds_or_none)
@@ -162,6 +166,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _slots(text: str) -> int | str:
+    word = text.lower()
+    if word in (_AUTO, _OFF):
+        return word
+    try:
+        return _count(text)
+    except ValueError:
+        raise ValueError(f"must be a whole number >= 1, {_AUTO!r} or {_OFF!r}") from None
+
+
 def _base_url(env: _Environment, default_url: str | None) -> str:
     what, url = f"{env.prefix}_SERVER_URL", env.text("SERVER_URL")
     if url is None:
@@ -185,6 +199,16 @@ def _refuse_pairs(defaults: Mapping[str, Any]) -> None:
         for name in plain:
             if defaults.get(policy) is not None and name in defaults:
                 raise ValueError(f"{name}={defaults[name]!r}: give it in {policy}=, which replaces it")
+
+
+def _bulkhead(found: int | str, in_code: Any) -> Any:
+    """The client's argument: as many slots as the environment says, the rest as the code has it."""
+    if found == _OFF:
+        return None
+    if isinstance(found, int) and isinstance(in_code, Bulkhead | BulkheadConfig):
+        config = in_code.config if isinstance(in_code, Bulkhead) else in_code
+        return dataclasses.replace(config, max_concurrent=found)
+    return found
 
 
 def _retry(env: _Environment, defaults: dict[str, Any], profile: Profile) -> RetryPolicy:

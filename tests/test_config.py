@@ -11,6 +11,7 @@ from service_utils import ResilientServiceClient, ServiceRegistry
 from service_utils.config import ServiceConfig
 from service_utils.policies.backoff import exponential, fixed
 from service_utils.policies.breaker import BreakerConfig
+from service_utils.policies.bulkhead import Bulkhead, BulkheadConfig
 from service_utils.policies.retry import RetryPolicy
 from service_utils.profiles import PROFILES
 
@@ -190,10 +191,28 @@ def test_plain_argument_beside_its_policy(plain: dict[str, Any], policy: dict[st
         gathered(**plain, **policy)
 
 
-def test_bulkheads_are_not_here_yet() -> None:
-    """A limit that this version cannot keep is refused instead of ignored."""
-    with pytest.raises(ValueError, match="CHROMA_MAX_CONCURRENT='5'"):
-        gathered({"CHROMA_MAX_CONCURRENT": "5"})
+def test_a_bulkhead_from_the_environment() -> None:
+    """<PREFIX>_MAX_CONCURRENT says how many calls may be under way at once, or words for it."""
+    variable = "CHROMA_MAX_CONCURRENT"
+    assert gathered({variable: "5"}).options["bulkhead"] == 5
+    assert gathered({variable: "AUTO"}).options["bulkhead"] == "auto"
+    assert gathered({variable: "off"}, bulkhead=7).options["bulkhead"] is None
+    assert gathered({}, bulkhead=7).options["bulkhead"] == 7
+    assert "bulkhead" not in gathered({}).options
+
+
+@pytest.mark.parametrize("bulkhead", [BulkheadConfig(max_concurrent=9, max_wait=0.5), Bulkhead(9, 0.5)])
+def test_the_environment_sets_the_slots_alone(bulkhead: Any) -> None:
+    """How long to wait for a slot stays what the code says."""
+    found = gathered({"CHROMA_MAX_CONCURRENT": "5"}, bulkhead=bulkhead).options["bulkhead"]
+    assert found == BulkheadConfig(max_concurrent=5, max_wait=0.5)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "many", "1e3"])
+def test_a_number_of_slots_that_is_none(text: str) -> None:
+    """A limit that cannot be kept is refused by variable and value."""
+    with pytest.raises(ValueError, match=f"CHROMA_MAX_CONCURRENT='{text}'"):
+        gathered({"CHROMA_MAX_CONCURRENT": text})
 
 
 def test_further_options_come_through() -> None:

@@ -168,7 +168,7 @@ class CircuitBreaker(Guard):
         if shut is None or shut.spell is not spell:
             shut = Shut.of(circuit)
         passing = spell if circuit.passes else None
-        calm = spell if circuit.calm else _NEVER
+        calm = spell if passing is not None and circuit.calm else _NEVER
         self._passing, self._calm, self._shut = passing, calm, shut  # at one stroke
 
     # -- asking and telling -------------------------------------------------------------------------

@@ -23,6 +23,11 @@ __all__ = ["Circuit", "Told"]
 
 Told: TypeAlias = list[CircuitChanged]
 
+# Names of their own, because before Python 3.12 a look into an enum costs as much as a call.
+_CLOSED, _OPEN, _HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
+_DISABLED, _FORCED_OPEN = CircuitState.DISABLED, CircuitState.FORCED_OPEN
+_SUCCESS, _FAILURE, _IGNORED = Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED
+
 _RECOVERED = "service recovered"
 _PROBE_FAILED = "recovery probe failed"
 _TRYING = "recovery timeout over"
@@ -43,7 +48,7 @@ class Circuit:
     """
 
     def __init__(self, name: str, label: str, config: BreakerConfig) -> None:
-        self.state = CircuitState.CLOSED
+        self.state = _CLOSED
         self.spell = Spell.begin(0)
         self.open_until = 0.0
         self._name = name
@@ -62,7 +67,7 @@ class Circuit:
 
     def start_disabled(self, reason: str) -> None:
         """Let everything pass from the beginning; nobody is told of a change, for there was none."""
-        self.state, self._reason = CircuitState.DISABLED, reason
+        self.state, self._reason = _DISABLED, reason
 
     def renew(self) -> None:
         """Begin in a forked child: the state stays, calls and counts are the parent's own.
@@ -80,11 +85,11 @@ class Circuit:
         """A permit, or None when there is none to be had; an open circuit whose time is over is tried."""
         self.expire(now, told)
         self._judge_trial(now, None, told)  # a signal may have kept the last result from being judged
-        if self.state is CircuitState.OPEN and now >= self.open_until:
-            self._enter(CircuitState.HALF_OPEN, _TRYING, now, told)
+        if self.state is _OPEN and now >= self.open_until:
+            self._enter(_HALF_OPEN, _TRYING, now, told)
         if self.blocked(now):
             return None
-        if self.state is not CircuitState.HALF_OPEN:
+        if self.state is not _HALF_OPEN:
             permit = Permit()
             permit.spell = self.spell
             return permit
@@ -109,24 +114,22 @@ class Circuit:
     @property
     def passes(self) -> bool:
         """Whether every call gets a permit, until a result says otherwise."""
-        return self.state is CircuitState.CLOSED or self.state is CircuitState.DISABLED
+        return self.state is _CLOSED or self.state is _DISABLED
 
     @property
     def calm(self) -> bool:
-        """Whether, besides, a success has nothing to change: there is no failure that it could make good."""
-        if not self.passes:
-            return False
+        """Whether a success has nothing to change then: there is no failure that it could make good."""
         if self._window is None:
             return self._failures == 0
         return self._window.settled and not self._rates.minds_time
 
     def blocked(self, now: float) -> bool:
         """Whether :meth:`acquire` would give no permit now."""
-        if self.state is CircuitState.OPEN:
+        if self.state is _OPEN:
             return now < self.open_until
-        if self.state is CircuitState.HALF_OPEN:
+        if self.state is _HALF_OPEN:
             return self._probes_taken(now)
-        return self.state is CircuitState.FORCED_OPEN
+        return self.state is _FORCED_OPEN
 
     def _probes_taken(self, now: float) -> bool:
         """Whether all probes are under way that may be, those left out whose time is over."""
@@ -149,7 +152,7 @@ class Circuit:
         for probe in sorted(due, key=lambda probe: probe.expires_at):
             if self.give_back(probe):  # unless one before it has ended the spell
                 seconds = self._config.probe_seconds
-                report = Report(Outcome.FAILURE, seconds, f"a probe did not report within {seconds:g} s")
+                report = Report(_FAILURE, seconds, f"a probe did not report within {seconds:g} s")
                 self._count(probe, report, probe.expires_at, told)
 
     def record(self, permit: Permit, report: Report, now: float, told: Told) -> None:
@@ -159,10 +162,10 @@ class Circuit:
             self._count(permit, report, now, told)
 
     def _count(self, permit: Permit, report: Report, now: float, told: Told) -> None:
-        if report.outcome is Outcome.IGNORED:
+        if report.outcome is _IGNORED:
             self._tally.ignored()
             return
-        if report.outcome is Outcome.SUCCESS:
+        if report.outcome is _SUCCESS:
             self._tally.succeeded(now)
             self._failures = 0
         else:
@@ -175,9 +178,9 @@ class Circuit:
 
     def _judge_call(self, report: Report, now: float, told: Told) -> None:
         """Open a closed circuit if this result was one too many. A disabled one only counts."""
-        failed = report.outcome is Outcome.FAILURE
+        failed = report.outcome is _FAILURE
         reason = self._too_much(failed, report.duration, now)
-        if reason is not None and self.state is CircuitState.CLOSED:
+        if reason is not None and self.state is _CLOSED:
             self._open(reason, now, report.retry_after if failed else None, told)
 
     def _too_much(self, failed: bool, duration: float, now: float) -> str | None:
@@ -187,10 +190,10 @@ class Circuit:
             return f"threshold reached: {self._failures}/{threshold}" if self._failures >= threshold else None
         self._window.record(now, failed, self._rates.is_slow(duration))
         calls, failures, slow = self._window.counts(now)
-        return self._rates.reached(calls, failures, slow) if calls >= self._config.least_calls else None
+        return self._rates.reached(calls, failures, slow) if calls >= self._rates.least_calls else None
 
     def _judge_probe(self, report: Report, now: float, told: Told) -> None:
-        failed = report.outcome is Outcome.FAILURE
+        failed = report.outcome is _FAILURE
         if self._trial is not None:
             self._trial.record(now, failed, self._rates.is_slow(report.duration))
             self._judge_trial(now, report.retry_after if failed else None, told)
@@ -217,7 +220,7 @@ class Circuit:
 
     def override(self, state: CircuitState, reason: str, now: float, told: Told) -> None:
         """Go to a state by hand."""
-        if state is CircuitState.CLOSED:
+        if state is _CLOSED:
             self._tally.closed_by_hand()
             self._close(reason, now, told)
         else:
@@ -229,7 +232,7 @@ class Circuit:
         chance = self._random()
         self.open_until = now + self._config.open_seconds(self._failed_probes, chance, retry_after)
         self._tally.opened(now)
-        self._enter(CircuitState.OPEN, reason, now, told)
+        self._enter(_OPEN, reason, now, told)
 
     def _close(self, reason: str, now: float, told: Told) -> None:
         self._tally.recovered(now)
@@ -237,7 +240,7 @@ class Circuit:
         self._failed_probes = 0
         if self._window is not None:
             self._window.clear()
-        self._enter(CircuitState.CLOSED, reason, now, told)
+        self._enter(_CLOSED, reason, now, told)
 
     def _forget_trial(self) -> None:
         if self._trial is not None:
@@ -245,12 +248,12 @@ class Circuit:
 
     def _enter(self, state: CircuitState, reason: str, now: float, told: Told) -> None:
         before, self.state = self.state, state
-        half_open = state is CircuitState.HALF_OPEN
+        half_open = state is _HALF_OPEN
         self.spell = Spell.begin(self.spell.generation + 1, half_open=half_open)
         self._successes = 0
         self._probes.clear()
         self._forget_trial()
-        self._reason = None if state is CircuitState.CLOSED else reason
+        self._reason = None if state is _CLOSED else reason
         if before is state:
             return
         self._tally.changed(now)
@@ -270,7 +273,7 @@ class Circuit:
 
     def cooldown(self, now: float) -> float:
         """Seconds until an open circuit lets a probe through; 0.0 in any other state."""
-        return max(self.open_until - now, 0.0) if self.state is CircuitState.OPEN else 0.0
+        return max(self.open_until - now, 0.0) if self.state is _OPEN else 0.0
 
     def stats(self, now: float, today: datetime, unlocked: Unlocked) -> dict[str, Any]:
         """A JSON-ready picture.

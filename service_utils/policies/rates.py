@@ -15,15 +15,17 @@ class Rates:
         config: Where they come from.
 
     Attributes:
+        least_calls: How many calls a window must hold before its shares count.
         minds_time: Whether it matters how long calls take.
     """
 
-    __slots__ = ("_failed", "_slow", "_slow_from", "minds_time")
+    __slots__ = ("_failed", "_slow", "_slow_from", "least_calls", "minds_time")
 
     def __init__(self, config: BreakerConfig) -> None:
         self._failed = config.failure_rate_threshold
         self._slow = config.slow_call_rate_threshold
         self._slow_from = config.slow_call_seconds
+        self.least_calls = config.least_calls
         self.minds_time = config.slow_call_seconds is not None
 
     def is_slow(self, duration: float) -> bool:

@@ -71,8 +71,8 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("raise_for_status", 1, TypeError),
     ("trust_env", "no", TypeError),
     ("store", object(), ValueError),
-    ("bulkhead", 8, ValueError),
-    ("rate_limit", 8, ValueError),
+    ("bulkhead", 0, ValueError),
+    ("rate_limit", 0, ValueError),
     ("probe", True, ValueError),
 ]
 

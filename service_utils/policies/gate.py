@@ -1,0 +1,207 @@
+"""The gate that a ``Retry-After`` closes: one answer that asks for a pause is heeded by all callers.
+
+Without it each thread learns by an answer of its own that the service wants to be left alone, and all of them
+come back at the same moment.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+from service_utils.clock import Clock
+from service_utils.errors import RateLimitedError
+from service_utils.events import CallsPaused, Listener, RateLimited, notify
+from service_utils.forks import guard
+from service_utils.policies.checks import (
+    checked_clock,
+    checked_listeners,
+    require_fraction,
+    require_number,
+    require_seconds,
+)
+from service_utils.policies.deadline import Deadline
+
+__all__ = ["RetryAfterGate"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_uniform: Callable[[], float] = random.random  # a name of its own, for tests that want to know what is drawn
+
+
+class RetryAfterGate:
+    """Open until somebody is told to come back later; then closed for all until that time has passed.
+
+    For any number of threads. A forked child goes on with what its parent knew.
+
+    Args:
+        max_seconds: The longest pause that is heeded; more is cut down to it. 0 heeds none.
+        jitter: Share of the seconds asked for, 0 to 1, of which a random part is added to each caller's wait,
+            so that those who waited do not come back all at once.
+        name: Short name, for events.
+        label: Display name, for errors and events; default: the name.
+        clock: Whose seconds count.
+        listeners: Told besides those of the process.
+
+    Attributes:
+        closed: Whether somebody has to look: False is certain, True may be over (see :meth:`remaining`).
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        max_seconds: float = 60.0,
+        jitter: float = 0.25,
+        *,
+        name: str = "retry-after",
+        label: str | None = None,
+        clock: Clock | None = None,
+        listeners: Iterable[Listener] = (),
+    ) -> None:
+        require_seconds("max_seconds", max_seconds)
+        require_fraction("jitter", jitter)
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"name={name!r}: must be a non-empty string")
+        self.max_seconds = max_seconds
+        self.jitter = jitter
+        self.name = name
+        self.label = label or name
+        self.closed = False
+        self._clock = checked_clock(clock)
+        self._listeners = checked_listeners(listeners)
+        self._lock = threading.RLock()
+        self._until = 0.0
+        self._asked = 0.0
+        self._rejected = 0
+        guard(self)
+
+    def _renew_in_child(self) -> None:
+        self._rejected = 0
+
+    def close(self, seconds: float) -> None:
+        """Have everybody pause for so many seconds from now; a longer pause that is on stays as it is.
+
+        Raises:
+            TypeError: ``seconds`` is no number.
+            ValueError: ``seconds`` is negative or NaN.
+        """
+        require_number("seconds", seconds)
+        if not seconds >= 0:
+            raise ValueError(f"seconds={seconds!r}: must be a number of seconds >= 0")
+        pause = min(seconds, self.max_seconds)
+        now = self._clock.monotonic()
+        with self._lock:
+            if pause <= 0 or now + pause <= self._until:
+                return
+            was_open = not self.closed or now >= self._until
+            self._until, self._asked, self.closed = now + pause, pause, True
+        if was_open:
+            notify(self._listeners, CallsPaused(service=self.label, name=self.name, at=now, seconds=pause))
+
+    def reset(self) -> None:
+        """Open the gate by hand."""
+        with self._lock:
+            self._until, self.closed = 0.0, False
+
+    def remaining(self) -> float:
+        """Seconds until the gate opens; 0.0 when it is open."""
+        return self._look()[0]
+
+    def delay(self) -> float:
+        """Seconds that one caller should stay away: the rest of the pause and a random part of ``jitter``.
+
+        0.0 when the gate is open. Another number at each call.
+        """
+        remaining, asked = self._look()
+        return remaining + self.jitter * asked * _uniform() if remaining > 0 else 0.0
+
+    def _look(self) -> tuple[float, float]:
+        """The rest of the pause and how long it was; the gate opens when nothing is left."""
+        if not self.closed:
+            return 0.0, 0.0
+        now = self._clock.monotonic()
+        with self._lock:
+            left = self._until - now
+            if left > 0:
+                return left, self._asked
+            self.closed = False
+            return 0.0, 0.0
+
+    def refusal(self, retry_after: float | None = None) -> RateLimitedError:
+        """The error for a caller who cannot wait; it is counted and told. Raising it is left to the caller.
+
+        Args:
+            retry_after: Seconds after which to come back; default: the rest of the pause.
+        """
+        seconds = self.remaining() if retry_after is None else retry_after
+        with self._lock:
+            self._rejected += 1
+        now = self._clock.monotonic()
+        event = RateLimited(
+            service=self.label, name=self.name, at=now, retry_after=seconds, reason="Retry-After"
+        )
+        notify(self._listeners, event)
+        message = f"{self.label}: the service has asked for a pause, next try in {seconds:.1f} s"
+        return RateLimitedError(message, service=self.label, retry_after=seconds)
+
+    def wait(self, deadline: Deadline | None = None) -> float:
+        """Wait until the gate is open.
+
+        Args:
+            deadline: When there is no sense in waiting on; None waits for ``max_seconds`` and the jitter.
+
+        Returns:
+            Seconds it has waited.
+
+        Raises:
+            RateLimitedError: That would take too long; nothing has been waited for then, unless the pause
+                was made longer meanwhile.
+        """
+        waited, most = 0.0, self.max_seconds * (1.0 + self.jitter)
+        while (delay := self.delay()) > 0:
+            left = most - waited if deadline is None else deadline.remaining()
+            if delay > left:
+                raise self.refusal()
+            self._clock.sleep(delay)
+            waited += delay
+        return waited
+
+    def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function once the gate is open. An exception with seconds as ``.retry_after`` closes it.
+
+        Raises:
+            RateLimitedError: Waiting would take too long.
+            Exception: Whatever the function raises.
+        """
+        self.wait()
+        try:
+            return func(*args, **kwargs)
+        except Exception as error:
+            seconds: Any = getattr(error, "retry_after", None)
+            if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds >= 0:
+                self.close(seconds)
+            raise
+
+    def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
+        """Decorate a function: see :meth:`call`."""
+
+        @functools.wraps(func)
+        def gated(*args: P.args, **kwargs: P.kwargs) -> T:
+            return self.call(func, *args, **kwargs)
+
+        return gated
+
+    def get_status(self) -> dict[str, Any]:
+        """JSON-ready: ``closed``, ``remaining`` (seconds) and ``rejected``."""
+        remaining = self.remaining()
+        return {"closed": remaining > 0, "remaining": remaining, "rejected": self._rejected}
+
+    def __repr__(self) -> str:
+        return f"<RetryAfterGate {self.name!r} {'closed' if self.remaining() > 0 else 'open'}>"
