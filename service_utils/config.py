@@ -85,7 +85,7 @@ class ServiceConfig:
         profile = current_profile(environ)
         timeout = env.number("TIMEOUT", "API_TIMEOUT")
         deadline = env.number("DEADLINE", None)
-        bulkhead = env.max_concurrent()
+        bulkhead = env.slots("MAX_CONCURRENT")
         if bulkhead is not None:
             defaults["bulkhead"] = _bulkhead(bulkhead, defaults.get("bulkhead"))
         return cls(
@@ -120,8 +120,8 @@ class _Environment:
     def count(self, setting: str, common: str) -> int | None:
         return self._parsed((f"{self.prefix}_{setting}", common), _count)
 
-    def max_concurrent(self) -> int | str | None:
-        return self._parsed((f"{self.prefix}_MAX_CONCURRENT",), _slots)
+    def slots(self, setting: str) -> int | str | None:
+        return self._parsed((f"{self.prefix}_{setting}",), _slots)
 
     def common_number(self, variable: str) -> float | None:
         return self._parsed((variable,), _seconds_or_none)

@@ -204,18 +204,22 @@ class Bulkhead:
         """Give back a slot, or a place in the queue; whoever has neither changes nothing."""
         with self._lock:
             if slot._epoch is self._epoch:
-                # Down to the end of each branch without a call: no signal and no other thread comes between.
-                if self._waiting:
-                    slot._heir = heir = self._waiting[0]
-                    heir._epoch, slot._epoch = slot._epoch, None
-                    del self._waiting[0]
-                else:
-                    self._free += 1
-                    slot._epoch = None
+                self._hand_over_locked(slot)
             elif slot in self._waiting:
                 self._waiting.remove(slot)
         if slot._heir is not None:
             slot._heir._wake()
+
+    def _hand_over_locked(self, slot: Slot) -> None:
+        """A slot goes to the first in the queue, or is free. Without a call: no signal comes in between."""
+        if self._waiting:
+            slot._heir = heir = self._waiting[0]
+            heir._epoch = slot._epoch
+            slot._epoch = None
+            del self._waiting[0]
+        else:
+            self._free += 1
+            slot._epoch = None
 
     def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function that holds a slot as long as it runs.

@@ -49,7 +49,7 @@ def read_by_the_code() -> set[str]:
             for call in ast.walk(tree)
             if path.name == "config.py"
             and isinstance(call, ast.Call)
-            and ast.unparse(call.func) in ("env.text", "env.number", "env.count", "env.named")
+            and ast.unparse(call.func) in ("env.text", "env.number", "env.count", "env.named", "env.slots")
         }
         for node in _texts(tree):
             if id(node) in after_prefix:
