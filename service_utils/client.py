@@ -202,7 +202,7 @@ class ResilientServiceClient:
             listeners=told,
             label=service_name,
         )
-        self._gate, self._limiter = gate, self._pacing.limiter  # looked at in each attempt
+        self._gate, self.rate_limiter = gate, self._pacing.limiter
         self._transport: Transport = SessionTransport(
             self._base,
             service_name,
@@ -417,7 +417,7 @@ class ResilientServiceClient:
             "retry_budget": None if budget is None else budget.balance,
             "retry_after_gate": self._gate.get_status(),
             "bulkhead": None if self.bulkhead is None else self.bulkhead.get_status(),
-            "rate_limit": None if self._limiter is None else self._limiter.get_status(),
+            "rate_limit": None if self.rate_limiter is None else self.rate_limiter.get_status(),
             **counted,
         }
 
@@ -559,7 +559,7 @@ class ResilientServiceClient:
 
     def _attempts(self, call: Call, outgoing: Outgoing, permit: Permit) -> requests.Response:
         delay = 0.0
-        if self._limiter is not None or self._gate.closed:
+        if self.rate_limiter is not None or self._gate.closed:
             delay = self._wait_for_turn(call, permit)
         if call.budget is not None:
             call.budget.deposit()

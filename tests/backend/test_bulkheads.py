@@ -23,7 +23,7 @@ def slots(clients: Clients) -> dict[str, int]:
 
 @pytest.mark.parametrize(("workers", "places"), [("1", 8), ("2", 4), ("4", 2), ("5", 2), ("100", 1)])
 def test_the_workers_share_eight_places(workers: str, places: int) -> None:
-    """Each service, LLM servers too, has eight places for all workers together, and one per worker at least."""
+    """Each service, LLM servers too, has eight places for all workers, and one per worker at least."""
     clients = built(WEB_CONCURRENCY=workers, LLM_SERVER_URL="http://llm:8000/v1")
     assert slots(clients) == dict.fromkeys(("chroma", "filesystem", "billing", "git", "llm"), places)
     clients.registry.close()

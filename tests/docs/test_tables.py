@@ -83,13 +83,6 @@ def test_parameters_that_are_not_in_this_version(name: str) -> None:
         ResilientServiceClient("http://127.0.0.1:9", **{name: 1})
 
 
-@pytest.mark.parametrize("name", later(CONFIGURATION, "BreakerConfig"))
-def test_fields_that_are_not_in_this_version(name: str) -> None:
-    """What the breaker cannot do yet it refuses."""
-    with pytest.raises(ValueError, match=f"{name}=.*not in this version"):
-        BreakerConfig(**{name: 1})
-
-
 def test_limits_of_the_services() -> None:
     """The table of time-outs for operators has the numbers the backend uses."""
     said = {

@@ -146,7 +146,7 @@ def test_a_function_behind_the_gate(clock: FakeClock) -> None:
     assert 4.0 <= clock.monotonic() <= 5.0
 
 
-@pytest.mark.parametrize("said", [None, "4", True, -1, float("nan")])
+@pytest.mark.parametrize("said", [None, "4", True, -1, math.nan])
 def test_what_is_no_time_closes_nothing(clock: FakeClock, said: Any) -> None:
     """An exception whose retry_after is no number of seconds is only an exception."""
     gate = RetryAfterGate(clock=clock)
@@ -175,9 +175,7 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], named:
         RetryAfterGate(**arguments)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "error"), [("5", TypeError), (-1, ValueError), (float("nan"), ValueError)]
-)
+@pytest.mark.parametrize(("seconds", "error"), [("5", TypeError), (-1, ValueError), (math.nan, ValueError)])
 def test_bad_pauses(seconds: Any, error: type[Exception]) -> None:
     """A pause that is no number of seconds is refused."""
     with pytest.raises(error, match="seconds="):
