@@ -40,6 +40,7 @@ from service_utils.http.context import BoundContext, bound_context, new_request_
 from service_utils.http.ordinary import CallDefaults, checked_auth
 from service_utils.http.outgoing import Outgoing, RequestMaker
 from service_utils.http.preparation import Prepared
+from service_utils.http.read_key import ReadKey, ReadKeys
 from service_utils.http.replays import READING_METHODS
 from service_utils.http.token_keeper import TokenKeeper
 from service_utils.http.tokens import TokenProvider, is_internal_host
@@ -216,6 +217,7 @@ class ResilientServiceClient:
             max_connection_age=max_connection_age,
         )
         self._requests = RequestMaker(defaults, self._transport)
+        self._reads = ReadKeys(self._requests, defaults.auth, self._tokens, deadline, self._clock)
         self._registry = default_registry() if registry is None else registry
         self._registry.add(self)
 
@@ -382,6 +384,18 @@ class ResilientServiceClient:
         )
         self._events.dead_letter_added(call, letter_id)
         return letter_id
+
+    def read_key(self, path: str, arguments: Mapping[str, Any]) -> ReadKey | None:
+        """What tells this GET from others, for :class:`~service_utils.policies.fallback.StaleCache`.
+
+        Args:
+            path: As :meth:`get` takes it.
+            arguments: The keyword arguments of :meth:`get`.
+
+        Returns:
+            None when that cannot be known beforehand; see :meth:`ReadKeys.key_of`.
+        """
+        return self._reads.key_of(path, arguments, bound_context())
 
     # -- state and status ---------------------------------------------------------------------------
 

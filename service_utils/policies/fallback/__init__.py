@@ -1,16 +1,18 @@
-"""What happens when a service does not answer: fail open, fail closed, best effort, another way."""
+"""What happens when a service does not answer: fail open or closed, best effort, another way, old answers."""
 
 from service_utils.policies.fallback.chain import FallbackChain, Strategy
 from service_utils.policies.fallback.decorators import fail_closed, fail_open
 from service_utils.policies.fallback.degraded import collect_degradations, mark_degraded
 from service_utils.policies.fallback.effort import BestEffort, DeadLetterSink, Effort, best_effort
 from service_utils.policies.fallback.failures import reason_of
+from service_utils.policies.fallback.stale import StaleCache, stale_age
 
 __all__ = [
     "BestEffort",
     "DeadLetterSink",
     "Effort",
     "FallbackChain",
+    "StaleCache",
     "Strategy",
     "best_effort",
     "collect_degradations",
@@ -18,4 +20,5 @@ __all__ = [
     "fail_open",
     "mark_degraded",
     "reason_of",
+    "stale_age",
 ]

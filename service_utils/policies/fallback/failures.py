@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
@@ -22,7 +22,7 @@ from service_utils.errors import (
     TokenError,
     is_caller_error,
 )
-from service_utils.events import FallbackUsed, notify
+from service_utils.events import FallbackUsed, Listener, notify
 
 __all__ = [
     "Catch",
@@ -174,11 +174,12 @@ def tell(
     label: str,
     service: str | None = None,
     detail: str | None = None,
+    listeners: Iterable[Listener] = (),
 ) -> None:
     """Tell the process's listeners that a pattern stepped in.
 
     Args:
-        pattern: ``fail_open``, ``fail_closed``, ``best_effort`` or ``chain``.
+        pattern: ``fail_open``, ``fail_closed``, ``best_effort``, ``chain`` or ``stale_cache``.
         strategy: What answered instead, or what was given up.
         status: ``success``, ``failure`` or ``skipped``.
         first: What the first choice failed with.
@@ -186,12 +187,13 @@ def tell(
         label: Stands for the service when the error names none.
         service: Stands for the service whatever the error names.
         detail: The sentence of another error than the first.
+        listeners: Told before them.
     """
     record = record_of(first)
     if service is None:
         service = _service_of(first, record) or label
     notify(
-        (),
+        listeners,
         FallbackUsed(
             service=service,
             name=record.name if record is not None else _slug(service),
