@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -26,6 +28,31 @@ from service_utils.testing import FakeClock
 from tests.policies.breaker_model import Call, Limits, Model
 from tests.policies.circuits import Ear
 
+WINDOWS = st.sampled_from([{}, *({"window_size": size} for size in range(1, 7)), {"window_seconds": 8}])
+SHARES = st.sampled_from([Fraction(1, 4), Fraction(1, 2), Fraction(2, 3), Fraction(3, 4), Fraction(1)])
+RESULTS = st.tuples(st.sampled_from(Outcome), st.integers(0, 5))
+"""What a call came to, and how long it took."""
+
+
+def fields_for(limits: Limits) -> dict[str, Any]:
+    """The fields of BreakerConfig."""
+    return {
+        "failure_threshold": limits.threshold,
+        "recovery_timeout": limits.recovery,
+        "success_threshold": limits.successes,
+        "half_open_max_calls": limits.probes,
+        "half_open_timeout": limits.probe_time,
+        "max_recovery_timeout": limits.longest,
+        "max_retry_after": limits.longest_retry_after,
+        "window_size": limits.window_size,
+        "window_seconds": limits.window_seconds,
+        "minimum_requests": limits.least_calls,
+        "failure_rate_threshold": float(limits.failure_share),
+        "slow_call_seconds": limits.slow_from,
+        "slow_call_rate_threshold": float(limits.slow_share),
+        "half_open_quota": limits.quota,
+    }
+
 
 class BreakerStories(RuleBasedStateMachine):
     calls = Bundle("calls")
@@ -38,6 +65,11 @@ class BreakerStories(RuleBasedStateMachine):
         probe_time=st.none() | st.integers(1, 12),
         growth=st.none() | st.integers(0, 40),
         longest_retry_after=st.integers(0, 20),
+        window=WINDOWS,
+        least_calls=st.integers(1, 5),
+        shares=st.tuples(SHARES, SHARES),
+        slow_from=st.none() | st.integers(1, 4),
+        quota=st.none() | st.integers(1, 5),
     )
     def begin(
         self,
@@ -48,24 +80,33 @@ class BreakerStories(RuleBasedStateMachine):
         probe_time: int | None,
         growth: int | None,
         longest_retry_after: int,
+        window: dict[str, int],
+        least_calls: int,
+        shares: tuple[Fraction, Fraction],
+        slow_from: int | None,
+        quota: int | None,
     ) -> None:
-        longest = None if growth is None else recovery + growth
-        limits = Limits(threshold, recovery, successes, probes, probe_time, longest, longest_retry_after)
+        size, seconds = window.get("window_size"), window.get("window_seconds")
+        limits = Limits(
+            threshold=threshold,
+            recovery=recovery,
+            successes=1 if quota else successes,
+            probes=probes,
+            probe_time=probe_time,
+            longest=None if growth is None else recovery + growth,
+            longest_retry_after=longest_retry_after,
+            window_size=size,
+            window_seconds=seconds,
+            least_calls=min(least_calls, size or least_calls),
+            failure_share=shares[0],
+            slow_from=slow_from if window or quota else None,
+            slow_share=shares[1],
+            quota=quota,
+        )
         self.model = Model(limits)
         self.clock = FakeClock()
         self.ear = Ear()
-        self.breaker = CircuitBreaker(
-            "model",
-            clock=self.clock,
-            listeners=[self.ear],
-            failure_threshold=threshold,
-            recovery_timeout=recovery,
-            success_threshold=successes,
-            half_open_max_calls=probes,
-            half_open_timeout=probe_time,
-            max_recovery_timeout=longest,
-            max_retry_after=longest_retry_after,
-        )
+        self.breaker = CircuitBreaker("model", clock=self.clock, listeners=[self.ear], **fields_for(limits))
 
     def _acquire(self) -> tuple[Permit, Call] | None:
         expected = self.model.acquire()
@@ -79,18 +120,20 @@ class BreakerStories(RuleBasedStateMachine):
         assert permit.expires_at == expected.expires
         return permit, expected
 
-    def _record(self, call: tuple[Permit, Call], outcome: Outcome, retry_after: int | None = None) -> None:
+    def _record(
+        self, call: tuple[Permit, Call], result: tuple[Outcome, int], retry_after: int | None = None
+    ) -> None:
         permit, expected = call
-        self.model.record(expected, outcome, retry_after)
-        self.breaker.record(permit, outcome, retry_after=retry_after)
+        self.model.record(expected, *result, retry_after)
+        self.breaker.record(permit, *result, retry_after=retry_after)
 
     @rule(target=calls, times=st.integers(1, 3))
     def acquire(self, times: int) -> object:
         return multiple(*filter(None, (self._acquire() for _ in range(times))))
 
-    @rule(call=calls, outcome=st.sampled_from(Outcome), retry_after=st.none() | st.integers(0, 30))
-    def record(self, call: tuple[Permit, Call], outcome: Outcome, retry_after: int | None) -> None:
-        self._record(call, outcome, retry_after)
+    @rule(call=calls, result=RESULTS, retry_after=st.none() | st.integers(0, 30))
+    def record(self, call: tuple[Permit, Call], result: tuple[Outcome, int], retry_after: int | None) -> None:
+        self._record(call, result, retry_after)
 
     @rule(call=consumes(calls))
     def forget(self, call: tuple[Permit, Call]) -> None:
@@ -99,15 +142,23 @@ class BreakerStories(RuleBasedStateMachine):
     @rule(call=calls)
     def release(self, call: tuple[Permit, Call]) -> None:
         permit, expected = call
-        self.model.record(expected, Outcome.IGNORED, None)
+        self.model.record(expected, Outcome.IGNORED, 0, None)
         self.breaker.release(permit)
 
-    @rule(outcomes=st.lists(st.sampled_from(Outcome), min_size=1, max_size=5))
-    def call(self, outcomes: list[Outcome]) -> None:
+    @rule(results=st.lists(RESULTS, min_size=1, max_size=5))
+    def call(self, results: list[tuple[Outcome, int]]) -> None:
         """Calls that report at once, as most do."""
-        for outcome in outcomes:
+        self._call(results)
+
+    @rule(times=st.integers(1, 8))
+    def go_well(self, times: int) -> None:
+        """Calls that go well and quickly, too."""
+        self._call([(Outcome.SUCCESS, 0)] * times)
+
+    def _call(self, results: list[tuple[Outcome, int]]) -> None:
+        for result in results:
             if (call := self._acquire()) is not None:
-                self._record(call, outcome)
+                self._record(call, result)
 
     @rule(seconds=st.integers(0, 15))
     def advance(self, seconds: int) -> None:
@@ -134,7 +185,7 @@ class BreakerStories(RuleBasedStateMachine):
 
     def _override(self, which: str) -> None:
         if which == "closed":
-            self.model.close(by_hand=True)
+            self.model.close(self.model.now, by_hand=True)
             self.breaker.reset()
         elif which == "forced_open":
             self.model.move(which)
@@ -175,7 +226,7 @@ class BreakerStories(RuleBasedStateMachine):
     def same_statistics(self) -> None:
         model, stats = self.model, self.breaker.get_stats()
         assert stats["state"] == self.breaker.state == model.spell.state
-        assert stats["failure_count"] == model.in_a_row
+        assert stats["failure_count"] == model.failure_count
         assert stats["total"] == {
             "succeeded": model.succeeded,
             "failed": model.failed,
@@ -185,12 +236,23 @@ class BreakerStories(RuleBasedStateMachine):
         assert stats["cooldown_remaining"] == model.cooldown
         assert stats["half_open_in_use"] == model.in_use <= model.limits.probes
         assert stats["opened_count"] == model.opened
-        if model.last_success is None:
-            assert stats["last_success"] is None
-        else:
-            ago = timedelta(seconds=self.clock.monotonic() - model.last_success)
-            assert stats["last_success"] == (self.clock.now() - ago).isoformat()
+        assert stats["last_success"] == self._time_of_day(model.last_success)
+        assert stats["last_failure"] == self._time_of_day(model.last_failure)
         assert stats["mttr_seconds"] == (sum(model.outages) / len(model.outages) if model.outages else None)
+
+    def _time_of_day(self, moment: float | None) -> str | None:
+        if moment is None:
+            return None
+        return (self.clock.now() - timedelta(seconds=self.clock.monotonic() - moment)).isoformat()
+
+    @invariant()
+    def same_window(self) -> None:
+        window, stats = self.model.window, self.breaker.get_stats()
+        failed, slow = sum(each.failed for each in window), sum(each.slow for each in window)
+        assert stats["window_calls"] == len(window)
+        assert stats["failure_rate"] == (failed / len(window) if window else None)
+        told = bool(window) and self.model.limits.slow_from is not None
+        assert stats["slow_call_rate"] == (slow / len(window) if told else None)
 
     @invariant()
     def same_time_to_come_back(self) -> None:

@@ -6,8 +6,10 @@ import random
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from tests.policies.circuits import (
     half_open_breaker,
     make_breaker,
     open_breaker,
+    succeed,
     totals,
     try_acquire,
 )
@@ -144,6 +147,85 @@ def test_nothing_leaks_while_the_circuit_flaps(fake_clock: FakeClock) -> None:
     assert sum(totals(breaker)[:3]) <= sum(taken for taken, _ in counts)
     breaker.reset()
     assert sum(try_acquire(breaker) is not None for _ in range(10)) == 10
+
+
+@pytest.mark.parametrize("window", [{"window_size": 100_000}, {"window_seconds": 1000}])
+def test_windows_hold_every_result(fake_clock: FakeClock, window: dict[str, Any]) -> None:
+    """Under 64 threads of mixed outcomes every result is in the window, once; ignored ones are not."""
+    breaker = make_breaker(fake_clock, **window, minimum_requests=99_999, slow_call_seconds=2)
+
+    def work(index: int) -> list[tuple[Outcome, float]]:
+        draw = random.Random(index)
+        drawn = [(draw.choice(list(Outcome)), draw.choice([0.5, 2.0])) for _ in range(60)]
+        for outcome, duration in drawn:
+            breaker.record(breaker.acquire(), outcome, duration)
+        return drawn
+
+    told = [result for results in together(64, work) for result in results]
+    counted = [(outcome, duration) for outcome, duration in told if outcome is not Outcome.IGNORED]
+    failures = sum(outcome is Outcome.FAILURE for outcome, _ in counted)
+    stats = breaker.get_stats()
+    assert (stats["window_calls"], stats["failure_count"]) == (len(counted), failures)
+    assert stats["slow_call_rate"] == sum(duration == 2.0 for _, duration in counted) / len(counted)
+    assert totals(breaker) == (len(counted) - failures, failures, len(told) - len(counted), 0)
+
+
+def test_full_window_takes_failures_among_successes(fake_clock: FakeClock) -> None:
+    """Where 64 threads succeed but for a few failures, no result is lost, and the window holds the last."""
+    breaker = make_breaker(fake_clock, window_size=16, failure_rate_threshold=1.0)
+
+    def work(index: int) -> int:
+        failures = 0
+        for number in range(100):
+            failed = (number + index) % 50 == 0
+            failures += failed
+            breaker.record(breaker.acquire(), Outcome.FAILURE if failed else Outcome.SUCCESS)
+        return failures
+
+    failed = sum(together(64, work))
+    assert totals(breaker) == (6400 - failed, failed, 0, 0)
+    succeed(breaker, 13)
+    fail(breaker, 3)
+    stats = breaker.get_stats()
+    assert (stats["state"], stats["window_calls"], stats["failure_count"]) == ("closed", 16, 3)
+
+
+def test_no_quota_is_exceeded(fake_clock: FakeClock) -> None:
+    """Under 64 threads each half-open spell hears as many results as its quota has, and frees each place."""
+    quota, places = 5, 3
+    breaker = make_breaker(
+        fake_clock,
+        recovery_timeout=0.01,
+        window_size=8,
+        half_open_quota=quota,
+        half_open_max_calls=places,
+        half_open_timeout=1e9,
+    )
+
+    def work(index: int) -> list[tuple[int, Outcome]]:
+        draw = random.Random(index)
+        told: list[tuple[int, Outcome]] = []
+        for _ in range(40):
+            assert breaker.get_stats()["half_open_in_use"] <= places
+            permit = try_acquire(breaker)
+            if permit is None:
+                fake_clock.advance(0.005)
+                continue
+            outcome = draw.choice(list(Outcome))
+            if permit.half_open:
+                told.append((permit.generation, outcome))
+            breaker.record(permit, outcome)
+            breaker.record(permit, Outcome.FAILURE)
+        return told
+
+    probes = [probe for told in together(64, work) for probe in told]
+
+    spells = sorted({generation for generation, _ in probes})
+    results = Counter(generation for generation, outcome in probes if outcome is not Outcome.IGNORED)
+    assert len(spells) > 10
+    assert {results[generation] for generation in spells[:-1]} == {quota}
+    assert results[spells[-1]] <= quota
+    assert breaker.get_stats()["half_open_in_use"] == 0
 
 
 def test_guarded_code_runs_side_by_side(fake_clock: FakeClock) -> None:

@@ -64,6 +64,16 @@ def test_calls_that_go_well_wait_for_nobody(fake_clock: FakeClock) -> None:
     assert totals(breaker) == (3, 0, 0, 0)
 
 
+def test_calls_that_go_well_in_a_full_window_wait_for_nobody(fake_clock: FakeClock) -> None:
+    """Once the last window_size calls went well, the next that does changes nothing in the window either."""
+    breaker = make_breaker(fake_clock, window_size=4)
+    succeed(breaker, 4)
+    with breaker._lock:
+        assert in_thread(lambda: succeed(breaker, 3))
+    assert totals(breaker) == (7, 0, 0, 0)
+    assert breaker.get_stats()["window_calls"] == 4
+
+
 @pytest.mark.parametrize("how", ["failures", "by hand"])
 def test_refusals_wait_for_nobody(fake_clock: FakeClock, how: str) -> None:
     """While somebody is busy inside the breaker, an open circuit refuses as if nobody were."""
