@@ -102,6 +102,7 @@ class Storm:
         failing: The share of attempts that fail; None for the brown-out.
         seconds: How long new calls come.
         seed: Of everything that is random.
+        slow_for: Seconds that the brown-out lasts, which ends at the same moment always.
     """
 
     policy: str
@@ -109,6 +110,7 @@ class Storm:
     failing: float | None
     seconds: int
     seed: int
+    slow_for: int = BROWN_OUT_ENDS - BROWN_OUT_BEGINS
 
 
 def simulate(storm: Storm, numbers: range | None = None) -> Counts:
@@ -122,7 +124,7 @@ def simulate(storm: Storm, numbers: range | None = None) -> Counts:
     chosen = range(storm.crowd.processes) if numbers is None else numbers
     if storm.failing is None:
         capacity = HEADROOM * storm.crowd.processes * storm.crowd.rate
-        together = BrownOut(capacity, BROWN_OUT_BEGINS, BROWN_OUT_ENDS)
+        together = BrownOut(capacity, BROWN_OUT_ENDS - storm.slow_for, BROWN_OUT_ENDS)
         _simulate(storm, chosen, together, counts)
         return counts
     for number in chosen:  # one by one: each finds the same service, whatever the others do
@@ -175,13 +177,21 @@ def _seeded(seed: str) -> Iterator[None]:
         random.setstate(before)
 
 
-def simulate_all(storms: Iterable[Storm]) -> dict[Storm, Counts]:
-    """Simulate storms on all cores. How they are shared out makes no difference to the results."""
-    tasks = [(storm, part) for storm in storms for part in _parts(storm)]
+def simulate_all(storms: Iterable[Storm], cores: int | None = None) -> dict[Storm, Counts]:
+    """Simulate storms, in parts. How they are shared out makes no difference to the results.
+
+    Args:
+        storms: Which ones.
+        cores: 1 does it in this process; None uses all there are.
+    """
+    tasks = [(storm, part) for storm in dict.fromkeys(storms) for part in _parts(storm)]
     tasks.sort(key=lambda task: -_work(*task))  # so that no long one is left at the end
     found: dict[Storm, Counts] = {}
-    with ProcessPoolExecutor(_cores()) as pool:
-        for (storm, _), counts in zip(tasks, pool.map(_simulate_task, tasks), strict=True):
+    with contextlib.ExitStack() as stack:
+        share_out: Callable[..., Iterable[Counts]] = map
+        if (number := cores or _cores()) > 1:
+            share_out = stack.enter_context(ProcessPoolExecutor(number)).map
+        for (storm, _), counts in zip(tasks, share_out(_simulate_task, tasks), strict=True):
             found.setdefault(storm, Counts(storm.seconds)).add(counts)
     return found
 
