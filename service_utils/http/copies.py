@@ -46,7 +46,7 @@ def copied_response(response: Any) -> FastResponse:
         "connection": None,
     }
     # Read from the attributes themselves: those that are made when they are read need not be made.
-    own = vars(response)
+    own = getattr(response, "__dict__", {})
     if own.get("history"):
         twin.history = [copied_response(each) for each in own["history"]]
     if own.get("cookies"):

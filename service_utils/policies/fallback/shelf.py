@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +75,10 @@ class Shelf:
             self._came[key] = None
             self._make_room_locked()
 
-    def drop(self, concerned: Callable[[Hashable], bool]) -> None:
-        """Forget answers."""
+    def clear(self) -> None:
+        """Forget all answers."""
         with self._lock:
-            for key in [key for key in self._used if concerned(key)]:
+            for key in list(self._used):
                 self._drop_locked(key)
 
     def discard(self, key: Hashable) -> None:

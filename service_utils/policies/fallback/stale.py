@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
 from service_utils.clock import Clock
@@ -20,28 +19,15 @@ from service_utils.policies.checks import (
     require_count,
     require_seconds,
 )
-from service_utils.policies.fallback.answers import (
-    Worth,
-    error_for_another,
-    is_response,
-    size_of,
-    worth_of_answer,
-    worth_of_error,
-)
-from service_utils.policies.fallback.degraded import mark_degraded
 from service_utils.policies.fallback.failures import (
     Catch,
     Failures,
     check_function,
     check_name,
     is_async,
-    raise_if_failed,
-    tell,
 )
+from service_utils.policies.fallback.last_answers import LastAnswers, Limits, Question
 from service_utils.policies.fallback.reads import Reader, ReadKey, with_identity
-from service_utils.policies.fallback.shelf import Kept, Shelf
-from service_utils.policies.fallback.single_flight import Ending, Flight, SingleFlight
-from service_utils.policies.fallback.stale_counts import StaleCounts
 
 __all__ = ["StaleCache", "stale_age"]
 
@@ -50,7 +36,6 @@ T = TypeVar("T")
 
 _READ = object()  # stands before the keys of get(), so that nobody's own key can be one of them
 _CALL = object()
-_ENDINGS = {Worth.PRIVATE: Ending.ALONE, Worth.OWN: Ending.AGAIN}
 
 
 def stale_age(response: object) -> float | None:
@@ -121,14 +106,14 @@ class StaleCache:
         self.ttl = float(ttl)
         self.stale_for = float(stale_for)
         self.name = name
-        self._max_entries, self._max_bytes = max_entries, max_bytes
-        self._failures = Failures(catch)
         self._copy = copy
-        self._clock = checked_clock(clock)
-        self._listeners = checked_listeners(listeners)
-        self._shelf = Shelf(max_entries, max_bytes, self.ttl + self.stale_for)
-        self._flights = SingleFlight(self._clock)
-        self._counts = StaleCounts()
+        self._answers = LastAnswers(
+            Limits(self.ttl, self.ttl + self.stale_for, max_entries, max_bytes),
+            name,
+            Failures(catch),
+            checked_clock(clock),
+            checked_listeners(listeners),
+        )
 
     def call(self, key: Hashable, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function, or answer with what it returned before.
@@ -148,7 +133,7 @@ class StaleCache:
             TypeError: The key cannot be hashed, the function is async, or its answer cannot be copied.
         """
         _check_sync("call", func)
-        return cast(T, self._answer(_Ask(self, (_CALL, key), functools.partial(func, *args, **kwargs))))
+        return cast(T, self._ask((_CALL, key), functools.partial(func, *args, **kwargs)))
 
     def cached(self, *, key: Callable[..., Hashable]) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Decorate a sync function, so that each call is a :meth:`call`.
@@ -171,7 +156,7 @@ class StaleCache:
             @functools.wraps(func)
             def cached(*args: P.args, **kwargs: P.kwargs) -> T:
                 kept_by = (func, key(*args, **kwargs))
-                return cast(T, self._answer(_Ask(self, kept_by, functools.partial(func, *args, **kwargs))))
+                return cast(T, self._ask(kept_by, functools.partial(func, *args, **kwargs)))
 
             return cached
 
@@ -212,176 +197,39 @@ class StaleCache:
             raise ValueError(f"stream={kwargs['stream']!r}: a body that is left to the caller cannot be kept")
         key = client.read_key(path, kwargs)
         if key is None:
-            self._counts.note("passed")
+            self._answers.counts.note("passed")
             return client.get(path, **kwargs)
         digest = key.digest if identity is None else with_identity(key.digest, identity)
-        func = functools.partial(client.get, path, **key.bounded(kwargs))
-        return self._answer(_Ask(self, (_READ, digest), func, key))
+        return self._ask((_READ, digest), functools.partial(client.get, path, **key.bounded(kwargs)), key)
 
     def clear(self) -> None:
         """Forget all answers; those of calls that are under way will not be kept either."""
-        self._flights.outdate(lambda flight: True)
-        self._shelf.drop(lambda key: True)
+        self._answers.clear()
 
     def forget(self, key: Hashable) -> None:
         """Forget what :meth:`call` keeps by this key; see :meth:`clear`."""
-        kept_by = (_CALL, key)
-        self._flights.outdate(lambda flight: flight.key[0] == kept_by)
-        self._shelf.discard(kept_by)
+        self._answers.forget((_CALL, key))
 
     def get_status(self) -> dict[str, Any]:
         """A JSON-ready picture: settings, what is kept, and how often each kind of answer was given."""
-        entries, size = self._shelf.counts(self._clock.monotonic())
-        return {
-            "name": self.name,
-            "ttl": self.ttl,
-            "stale_for": self.stale_for,
-            "max_entries": self._max_entries,
-            "max_bytes": self._max_bytes,
-            "entries": entries,
-            "bytes": size,
-            **self._counts.snapshot(),
-        }
+        return {"name": self.name, "ttl": self.ttl, "stale_for": self.stale_for, **self._answers.status()}
 
     def __repr__(self) -> str:
         return f"StaleCache({self.ttl!r}, {self.stale_for!r}, name={self.name!r})"
 
-    # -- one question, step by step -----------------------------------------------------------------
+    def _ask(self, key: Hashable, func: Callable[[], Any], read: ReadKey | None = None) -> Any:
+        if read is not None:
+            return self._answers.to(Question(key, func, read.copy, read.limits, read.patience))
+        return self._answers.to(Question(key, func, self._copied))
 
-    def _answer(self, ask: _Ask) -> Any:
-        kept = self._fresh(ask)
-        if kept is not None:
-            self._counts.note("hits")
-            return ask.copy(kept.answer)
+    def _copied(self, answer: Any) -> Any:
         try:
-            answer = self._flights.run((ask.key, ask.limits), ask)
-        except Exception as error:
-            if worth_of_error(error) is Worth.SPENT or not self._failures.cover(error):
-                raise
-            stale = self._stale(ask, error)
-            if stale is None:
-                raise
-            return stale[0]
-        if worth_of_answer(answer) is Worth.FAILURE:
-            stale = self._stale(ask, _error_of(answer))
-            return answer if stale is None else stale[0]
-        return answer
-
-    def _fresh(self, ask: _Ask) -> Kept | None:
-        return self._shelf.find(ask.key, self._clock.monotonic(), self.ttl)
-
-    def _stale(self, ask: _Ask, first: Exception) -> tuple[Any] | None:
-        """The answer in place of a failed call, if there is one; it is marked and told."""
-        now = self._clock.monotonic()
-        kept = self._shelf.find(ask.key, now, self.ttl + self.stale_for)
-        if kept is None:
-            return None
-        answer = ask.copy(kept.answer)
-        if is_response(answer):
-            answer._stale_age = now - kept.at
-        self._counts.note("stale")
-        mark_degraded(self.name)
-        tell(
-            pattern="stale_cache",
-            strategy=self.name,
-            status="success",
-            first=first,
-            clock=self._clock,
-            label=self.name,
-            listeners=self._listeners,
-        )
-        return (answer,)
-
-    def _fetch(self, ask: _Ask, flight: Flight | None) -> Any:
-        """Make the call, and see to what becomes of its result."""
-        self._counts.note("misses")
-        began = self._clock.monotonic()
-        try:
-            answer = ask.func()
-        except Exception as error:
-            worth = worth_of_error(error)
-            self._let_go(ask, worth, flight)
-            if flight is not None:
-                flight.ending = _ENDINGS.get(worth, Ending.SHARED)
-                # Whoever gets the error itself may change the response in it meanwhile.
-                carries = is_response(getattr(error, "response", None))
-                flight.result = error_for_another(error, ask.copy) if carries else error
-            raise
-        worth = worth_of_answer(answer)
-        self._let_go(ask, worth, flight)
-        kept = None if worth is Worth.PRIVATE else ask.copy(answer)
-        if worth is Worth.KEPT:
-            size = size_of(kept, self._max_bytes)
-            self._shelf.put(ask.key, Kept(kept, size, began, self._clock.monotonic()))
-            if flight is not None and flight.outdated:  # asked afterwards: it may have come in between
-                self._shelf.discard(ask.key)
-        if flight is not None:
-            flight.result, flight.ending = kept, _ENDINGS.get(worth, Ending.SHARED)
-        return answer
-
-    def _let_go(self, ask: _Ask, worth: Worth, flight: Flight | None) -> None:
-        """Forget what was kept before, and see that no earlier call brings it back."""
-        if worth not in (Worth.SPENT, Worth.PRIVATE):
-            return
-        self._flights.outdate(lambda other: other.key[0] == ask.key and other is not flight)
-        self._shelf.discard(ask.key)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One caller's question. It is the :class:`~.single_flight.Turn` of the calls that are under way."""
-
-    cache: StaleCache
-    key: Hashable
-    func: Callable[[], Any]
-    read: ReadKey | None = None
-
-    @property
-    def limits(self) -> Hashable:
-        return None if self.read is None else self.read.limits
-
-    def lead(self, flight: Flight) -> Any:
-        kept = self.cache._fresh(self)
-        if kept is None:
-            return self.cache._fetch(self, flight)
-        # Another thread's call has ended since this one looked.
-        self.cache._counts.note("hits")
-        flight.result, flight.ending = kept.answer, Ending.SHARED
-        return self.copy(kept.answer)
-
-    def follow(self, flight: Flight) -> Any:
-        self.cache._counts.note("coalesced")
-        result = flight.result
-        if isinstance(result, Exception):
-            raise error_for_another(result, self.copy)
-        return self.copy(result)
-
-    def alone(self) -> Any:
-        return self.cache._fetch(self, None)
-
-    def patience(self) -> float | None:
-        return None if self.read is None else self.read.patience()
-
-    def copy(self, answer: Any) -> Any:
-        """A copy for one caller."""
-        if self.read is not None:
-            return self.read.copy(answer)
-        try:
-            return self.cache._copy(answer)
+            return self._copy(answer)
         except Exception as error:
             kind = type(answer).__name__
             raise TypeError(
                 f"an answer of type {kind} cannot be copied for each caller; give the cache copy="
             ) from error
-
-
-def _error_of(answer: Any) -> Exception:
-    """What a failed response would be as an error."""
-    try:
-        raise_if_failed(answer)
-    except Exception as error:
-        return error
-    raise AssertionError("a failed response raises")
 
 
 def _check_sync(method: str, func: object) -> None:
