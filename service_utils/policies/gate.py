@@ -7,13 +7,15 @@ come back at the same moment.
 from __future__ import annotations
 
 import functools
+import inspect
+import math
 import random
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
 
 from service_utils.clock import Clock
-from service_utils.errors import RateLimitedError
+from service_utils.errors import RateLimitedError, ServiceUnavailable
 from service_utils.events import CallsPaused, Listener, RateLimited, notify
 from service_utils.forks import guard
 from service_utils.policies.checks import (
@@ -77,7 +79,7 @@ class RetryAfterGate:
         self._clock = checked_clock(clock)
         self._listeners = checked_listeners(listeners)
         self._lock = threading.RLock()
-        self._until = 0.0
+        self._until = -math.inf  # a monotonic clock may begin anywhere, also below 0
         self._asked = 0.0
         self._rejected = 0
         guard(self)
@@ -108,7 +110,7 @@ class RetryAfterGate:
     def reset(self) -> None:
         """Open the gate by hand."""
         with self._lock:
-            self._until, self.closed = 0.0, False
+            self._until, self.closed = -math.inf, False
 
     def remaining(self) -> float:
         """Seconds until the gate opens; 0.0 when it is open."""
@@ -176,21 +178,27 @@ class RetryAfterGate:
     def call(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function once the gate is open. An exception with seconds as ``.retry_after`` closes it.
 
+        Not that of a :class:`ServiceUnavailable`: those are our own refusals, and no service has asked for
+        anything.
+
         Raises:
             RateLimitedError: Waiting would take too long.
+            TypeError: Such a function would not run in here.
             Exception: Whatever the function raises.
         """
+        _check_function(func)
         self.wait()
         try:
             return func(*args, **kwargs)
         except Exception as error:
             seconds: Any = getattr(error, "retry_after", None)
-            if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds >= 0:
+            if _is_a_wait(seconds) and not isinstance(error, ServiceUnavailable):
                 self.close(seconds)
             raise
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate a function: see :meth:`call`."""
+        _check_function(func)
 
         @functools.wraps(func)
         def gated(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -205,3 +213,17 @@ class RetryAfterGate:
 
     def __repr__(self) -> str:
         return f"<RetryAfterGate {self.name!r} {'closed' if self.remaining() > 0 else 'open'}>"
+
+
+def _is_a_wait(value: Any) -> bool:
+    """Whether what an exception of somebody else's calls ``retry_after`` can be seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def _check_function(func: object) -> None:
+    if not callable(func):
+        raise TypeError(f"{func!r}: must be a function")
+    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__):
+        raise TypeError(f"{func!r}: is async, and waiting for the gate would block its event loop")
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(f"{func!r}: a generator function runs nothing when it is called")

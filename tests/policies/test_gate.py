@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service_utils.errors import RateLimitedError
+from service_utils.errors import CircuitOpenError, RateLimitedError
 from service_utils.events import CallsPaused, RateLimited
 from service_utils.policies import gate as gate_module
 from service_utils.policies.deadline import Deadline
@@ -157,6 +159,45 @@ def test_what_is_no_time_closes_nothing(clock: FakeClock, said: Any) -> None:
     with pytest.raises(Busy):
         gate.call(ask)
     assert not gate.closed
+
+
+def test_our_own_refusals_pause_nobody(clock: FakeClock) -> None:
+    """How long our circuit stays open is nothing that the service has asked for."""
+    gate = RetryAfterGate(clock=clock)
+
+    def ask() -> None:
+        raise CircuitOpenError("Git Server", 40.0)
+
+    with pytest.raises(CircuitOpenError):
+        gate.call(ask)
+    assert not gate.closed
+
+
+def test_functions_that_would_not_run_behind_it(clock: FakeClock) -> None:
+    """Coroutine and generator functions are refused, when they are decorated or called."""
+    gate = RetryAfterGate(clock=clock)
+
+    async def later() -> None:
+        await asyncio.sleep(0)
+
+    def piecemeal() -> Iterator[int]:
+        yield 1
+
+    for func, what in ((later, "is async"), (piecemeal, "generator"), (3, "must be a function")):
+        with pytest.raises(TypeError, match=what):
+            gate(func)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=what):
+            gate.call(func)  # type: ignore[arg-type]
+
+
+def test_a_clock_may_begin_anywhere() -> None:
+    """A pause is heeded, opened by hand and heeded again also where the clock counts from below zero."""
+    gate = RetryAfterGate(clock=FakeClock(start=-100.0))
+    gate.close(5)
+    assert gate.remaining() == 5.0
+    gate.reset()
+    gate.close(3)
+    assert gate.remaining() == 3.0
 
 
 @pytest.mark.parametrize(

@@ -300,9 +300,9 @@ def test_those_in_line_are_served_in_order(rate: float, burst: int, steps: list[
 @given(st.integers(1, 3), st.lists(st.integers(0, 12), max_size=7), st.integers(0, 12))
 def test_no_turn_is_later_than_it_must_be(burst: int, others: list[int], mine: int) -> None:
     """A token is booked for the first moment at which, by trying all, nobody would miss one."""
-    limiter = RateLimiter(1.0, burst, FOR_EVER, clock=FakeClock())
-    taken = [round(limiter.book(not_before=float(each) or 1e-6).at) for each in others]
-    found = limiter.book(not_before=float(mine) or 1e-6).at
+    limiter = RateLimiter(1.0, burst, FOR_EVER, clock=FakeClock(start=-1.0))  # so that 0 is later than now
+    taken = [int(limiter.book(not_before=each + 1.0).at) for each in others]
+    found = limiter.book(not_before=mine + 1.0).at
 
     def fits(moment: int) -> bool:
         level, before = float(burst), 0
@@ -313,4 +313,4 @@ def test_no_turn_is_later_than_it_must_be(burst: int, others: list[int], mine: i
                 return False
         return True
 
-    assert round(found) == next(each for each in itertools.count(mine) if fits(each))
+    assert found == next(each for each in itertools.count(mine) if fits(each))
