@@ -94,7 +94,7 @@ def refused(counts: Counts) -> float:
 
 
 def attempts_since_brown_out(counts: Counts) -> float:
-    return counts.per_call(counts.attempts, BROWN_OUT_BEGINS)
+    return counts.per_call(counts.attempts, BROWN_OUT_BEGINS, AFTER.stop)
 
 
 def success_after_brown_out(counts: Counts) -> float:
@@ -174,11 +174,11 @@ def _second(seconds: float) -> str:
 
 
 def _load(results: Results, scenario: Scenario) -> Table:
-    what = ("attempts", "good in the minute after")
+    what = ("attempts", "good")
     columns = [f"{crowd}: {which}" for crowd in scenario.seconds for which in what]
     rows = results.rows(scenario, attempts_since_brown_out, success_after_brown_out)
     return Table(
-        "Brown-out: attempts per call from its beginning on, share of good calls after its end",
+        "Brown-out: attempts per call from its beginning to a minute after its end, good calls in that minute",
         ("policy", *columns),
         rows,
     )
