@@ -178,7 +178,7 @@ def _load(results: Results, scenario: Scenario) -> Table:
     columns = [f"{crowd}: {which}" for crowd in scenario.seconds for which in what]
     rows = results.rows(scenario, attempts_since_brown_out, success_after_brown_out)
     return Table(
-        "Brown-out: attempts per call from its beginning to a minute after its end, good calls in that minute",
+        "Brown-out: attempts per call from its beginning to a minute after it, good calls in that minute",
         ("policy", *columns),
         rows,
     )
