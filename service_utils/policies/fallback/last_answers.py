@@ -176,12 +176,15 @@ class LastAnswers:
         return answer
 
     def _stale(self, ask: Question, first: Exception) -> tuple[Any] | None:
-        """The answer in place of a failed call, if there is one; it is marked and told."""
+        """The answer in place of a failed call, if there is one; an old one is marked and told."""
         now = self._clock.monotonic()
         kept = self._shelf.find(ask.key, now, self._limits.max_age)
         if kept is None:
             return None
         answer = ask.copy(kept.answer)
+        if now - kept.at < self._limits.ttl:  # it came from another call, while this one failed
+            self.counts.note("hits")
+            return (answer,)
         if is_response(answer):
             with contextlib.suppress(AttributeError):  # some other library's, with slots
                 answer._stale_age = now - kept.at
