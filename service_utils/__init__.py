@@ -33,11 +33,13 @@ from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback import (
     DeadLetterSink,
     FallbackChain,
+    StaleCache,
     best_effort,
     collect_degradations,
     fail_closed,
     fail_open,
     mark_degraded,
+    stale_age,
 )
 from service_utils.policies.gate import RetryAfterGate
 from service_utils.policies.rate_limit import RateLimit, RateLimiter
@@ -91,6 +93,7 @@ __all__ = [
     "ServiceError",
     "ServiceRegistry",
     "ServiceUnavailable",
+    "StaleCache",
     "StaticToken",
     "SystemClock",
     "TokenError",
@@ -112,6 +115,7 @@ __all__ = [
     "mark_degraded",
     "propagate",
     "reset_all_circuits",
+    "stale_age",
     "subscribe",
     "with_retry",
 ]
