@@ -15,7 +15,6 @@ import functools
 import inspect
 import math
 import threading
-from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -24,6 +23,7 @@ from service_utils.clock import Clock
 from service_utils.errors import RateLimitedError
 from service_utils.events import Listener, RateLimited, notify
 from service_utils.forks import guard
+from service_utils.policies.bucket import Bucket, Turn
 from service_utils.policies.checks import (
     checked_clock,
     checked_listeners,
@@ -38,7 +38,7 @@ __all__ = ["Booking", "RateLimit", "RateLimiter"]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_NEARLY = 1e-9  # tokens that floating point may lose on the way
+_MOST_TOKENS = 2**53  # beyond it one more or less makes no difference to a float
 _AT_ONCE = 1e-6  # seconds; a shorter wait is none
 
 
@@ -62,19 +62,21 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         require_number("rate", self.rate)
-        if not 0 < self.rate < math.inf:
+        if not _is_a_rate(self.rate):
             raise ValueError(f"rate={self.rate!r}: must be a finite number of calls per second > 0")
         if self.burst is not None:
             require_count("burst", self.burst)
+            if self.burst > _MOST_TOKENS:
+                raise ValueError(f"burst={self.burst!r}: must be at most {_MOST_TOKENS}")
         require_seconds("max_wait", self.max_wait)
 
     @property
     def tokens(self) -> int:
         """What the bucket holds at most."""
-        return max(1, math.ceil(self.rate)) if self.burst is None else self.burst
+        return min(max(1, math.ceil(self.rate)), _MOST_TOKENS) if self.burst is None else self.burst
 
 
-class Booking:
+class Booking(Turn):
     """A turn at a rate limiter.
 
     Attributes:
@@ -82,88 +84,22 @@ class Booking:
         delay: Seconds from the booking until then.
     """
 
-    __slots__ = ("_in_line", "_limiter", "at", "delay")
+    __slots__ = ("_bucket", "_limiter", "delay")
 
-    def __init__(self, limiter: RateLimiter, at: float, delay: float, *, in_line: bool) -> None:
+    def __init__(self, limiter: RateLimiter, bucket: Bucket) -> None:
+        self.at = -math.inf
+        self.booked = self.in_line = False
+        self.delay = 0.0
         self._limiter = limiter
-        self._in_line = in_line  # whether nobody who comes later may go before it
-        self.at = at
-        self.delay = delay
+        self._bucket = bucket  # a forked child goes on with another
 
     def cancel(self) -> None:
-        """Give the turn back unused. A second time, or long after it has come, does nothing."""
-        self._limiter._cancel(self)
+        """Give the turn back unused: at once, or after it has come, for as long as few others have.
 
-
-class Bucket:
-    """Tokens and bookings, as functions of a time that is handed in. Not for two threads at once.
-
-    Args:
-        rate: Tokens gained per second.
-        size: Tokens it holds at most; it begins full.
-        now: The time.
-    """
-
-    __slots__ = ("at", "booked", "level", "rate", "size")
-
-    def __init__(self, rate: float, size: float, now: float) -> None:
-        self.rate = rate
-        self.size = size
-        self.level = size
-        self.at = now
-        self.booked: list[Booking] = []  # by time, all later than ``at``
-
-    def advance(self, now: float) -> None:
-        """Move the time on; bookings that are due by then have taken their tokens."""
-        while self.booked and self.booked[0].at <= now:
-            due = self.booked.pop(0)
-            self.level = self._grown(self.level, due.at - self.at) - 1.0
-            self.at = due.at
-        if now > self.at:
-            self.level = self._grown(self.level, now - self.at)
-            self.at = now
-
-    def first_turn(self, earliest: float) -> float:
-        """The first moment from ``earliest`` on at which a token more may be taken.
-
-        It must be there at that moment, and none may be missing for a booking after it. Between two bookings
-        a token can be taken from the moment it is there, and as long as what runs over the rim before the
-        later one, together with what no booking needs, makes up for it.
+        Whoever waits behind it keeps his own. A second time does nothing, nor does it in a forked child:
+        the turn was the parent's.
         """
-        level, since = self.level, self.at
-        for booking, spare in zip(self.booked, self._spare(), strict=True):
-            moment = max(earliest, self._one_there(level, since))
-            if moment < booking.at:
-                there = self._grown(level, moment - since)
-                lost = max(0.0, there + (booking.at - moment) * self.rate - self.size)
-                if lost + spare >= 1.0 - _NEARLY:
-                    return moment
-            level = self._grown(level, booking.at - since) - 1.0
-            since = booking.at
-        return max(earliest, self._one_there(level, since))
-
-    def _spare(self) -> list[float]:
-        """For each booking, the tokens that can be missing when it comes without anybody's missing one."""
-        levels, overflows = [], []
-        level, since = self.level, self.at
-        for booking in self.booked:
-            gained = level + (booking.at - since) * self.rate
-            overflows.append(max(0.0, gained - self.size))
-            level, since = min(gained, self.size) - 1.0, booking.at
-            levels.append(level)
-        spare, found = math.inf, []
-        for level, overflow in zip(reversed(levels), reversed(overflows), strict=True):
-            spare = min(level, spare)
-            found.append(spare)
-            spare += overflow
-        return found[::-1]
-
-    def _one_there(self, level: float, since: float) -> float:
-        """When there is a whole token, if nobody takes one before."""
-        return since if level >= 1.0 - _NEARLY else since + (1.0 - level) / self.rate
-
-    def _grown(self, level: float, seconds: float) -> float:
-        return min(level + seconds * self.rate, self.size)
+        self._limiter._cancel(self)
 
 
 class RateLimiter:
@@ -205,12 +141,14 @@ class RateLimiter:
         self._clock = checked_clock(clock)
         self._listeners = checked_listeners(listeners)
         self._lock = threading.RLock()
-        self._bucket = Bucket(float(rate), float(self.config.tokens), self._clock.monotonic())
+        self._bucket = Bucket(float(rate), float(self.config.tokens))
+        self._seen = -math.inf  # the latest that it was for anybody
         self._rejected = 0
         guard(self)
 
     def _renew_in_child(self) -> None:
-        self._bucket.booked.clear()
+        # By the time seen last: a fork is no moment to ask a clock, which may have a lock of its own.
+        self._bucket = self._bucket.without_bookings(self._seen)
         self._rejected = 0
 
     def book(self, *, not_before: float = 0.0, most: float | None = None) -> Booking:
@@ -226,23 +164,33 @@ class RateLimiter:
         Raises:
             RateLimitedError: The turn would come later than that, or more than ``max_wait`` after
                 ``not_before``. Nothing is booked then.
+            ValueError: ``not_before`` is negative or not finite.
         """
+        if not 0.0 <= not_before < math.inf:
+            raise ValueError(f"not_before={not_before!r}: must be a finite number of seconds >= 0")
         now = self._clock.monotonic()
-        earliest = now + not_before
-        bucket = self._bucket
+        latest = not_before + self.config.max_wait
+        if most is not None and most < latest:
+            latest = most
         with self._lock:
-            bucket.advance(now)
-            in_line = not_before <= 0.0
-            if in_line and bucket.booked:
-                earliest = max(earliest, *(each.at for each in bucket.booked if each._in_line), earliest)
-            at = bucket.first_turn(earliest)
-            delay = 0.0 if at - now < _AT_ONCE else at - now
-            if delay - not_before <= self.config.max_wait + _AT_ONCE and (most is None or delay <= most):
-                booking = Booking(self, at, delay, in_line=in_line)
-                insort(bucket.booked, booking, key=_moment)
-                return booking
-            self._rejected += 1
-        raise self._refusal(now, delay)
+            if now < self._seen:
+                now = self._seen  # it has become later since this thread looked
+            else:
+                self._seen = now
+            booking = Booking(self, self._bucket)
+            try:
+                at = self._bucket.book(booking, now, now + not_before, now + latest + _AT_ONCE)
+            except BaseException:  # a signal in this very moment
+                self._cancel(booking)
+                raise
+            if not booking.booked:
+                self._rejected += 1
+        delay = at - now
+        if not booking.booked:
+            raise self._refusal(now, delay)
+        if delay >= _AT_ONCE:
+            booking.delay = delay
+        return booking
 
     def _refusal(self, now: float, seconds: float) -> RateLimitedError:
         event = RateLimited(
@@ -256,8 +204,7 @@ class RateLimiter:
 
     def _cancel(self, booking: Booking) -> None:
         with self._lock:
-            if booking in self._bucket.booked:  # else its token is gone with the time
-                self._bucket.booked.remove(booking)
+            booking._bucket.cancel(booking)
 
     def acquire(self, deadline: Deadline | None = None) -> float:
         """Wait for one's turn.
@@ -306,13 +253,12 @@ class RateLimiter:
         """JSON-ready: ``rate, burst, max_wait`` (seconds), ``available`` tokens, ``waiting, rejected``."""
         now = self._clock.monotonic()
         with self._lock:
-            self._bucket.advance(now)
             return {
                 "rate": self.config.rate,
                 "burst": self.config.tokens,
                 "max_wait": self.config.max_wait,
-                "available": max(self._bucket.level, 0.0),
-                "waiting": len(self._bucket.booked),
+                "available": self._bucket.available(now),
+                "waiting": self._bucket.waiting(now),
                 "rejected": self._rejected,
             }
 
@@ -320,8 +266,13 @@ class RateLimiter:
         return f"<RateLimiter {self.name!r} {self.config.rate:g}/s>"
 
 
-def _moment(booking: Booking) -> float:
-    return booking.at
+def _is_a_rate(value: float) -> bool:
+    """Whether both the calls per second and the seconds per call are numbers above 0."""
+    try:
+        rate = float(value)
+    except OverflowError:  # an integer beyond every float
+        return False
+    return 0 < rate < math.inf and 1.0 / rate < math.inf
 
 
 def _check_function(func: object) -> None:

@@ -125,14 +125,56 @@ def test_a_cancelled_turn_lets_nobody_overtake(clock: FakeClock) -> None:
     assert limiter.book().delay == 4.0
 
 
-def test_a_turn_that_is_long_past_cannot_be_given_back(clock: FakeClock) -> None:
-    """Its token has gone with the time."""
+def test_a_turn_that_has_come_can_be_given_back(clock: FakeClock) -> None:
+    """Whoever does not use it leaves the bucket as it would be without him, whoever has looked meanwhile."""
     limiter = RateLimiter(1, 1, FOR_EVER, clock=clock)
     booking = limiter.book()
     clock.advance(0.5)
     limiter.get_status()
     booking.cancel()
-    assert limiter.book().delay == 0.5
+    assert delays(limiter, 2) == [0.0, 1.0]
+
+
+def test_a_turn_of_long_ago_stays_used(clock: FakeClock) -> None:
+    """Giving back what has grown again since makes the bucket no fuller."""
+    limiter = RateLimiter(1, 2, FOR_EVER, clock=clock)
+    booking = limiter.book()
+    clock.advance(100)
+    booking.cancel()
+    assert delays(limiter, 3) == [0.0, 0.0, 1.0]
+
+
+def test_who_was_held_up_gets_a_token_that_is_there() -> None:
+    """A thread that looked at the clock before others came does not wait for the time in which they did."""
+
+    class Slow(FakeClock):
+        late = 0.0
+
+        def monotonic(self) -> float:
+            return super().monotonic() - self.late
+
+    clock = Slow()
+    limiter = RateLimiter(10, 100, 0.0, clock=clock)
+    clock.advance(1)
+    limiter.book()
+    clock.late = 0.005
+    assert limiter.book().delay == 0.0
+
+
+def test_one_an_hour(clock: FakeClock) -> None:
+    """A rate far below one a second is kept as exactly."""
+    limiter = RateLimiter(1 / 3600, max_wait=7200, clock=clock)
+    assert delays(limiter, 3) == pytest.approx([0, 3600, 7200])
+    clock.advance(3600)
+    assert limiter.get_status()["waiting"] == 1
+
+
+def test_a_clock_that_stands_still(clock: FakeClock) -> None:
+    """No turn comes by itself, and a rate of billions a second is no way round the burst."""
+    limiter = RateLimiter(1e9, 3, 0.0, clock=clock)
+    turns = [limiter.book() for _ in range(6)]
+    assert [turn.at for turn in turns] == pytest.approx([0, 0, 0, 1e-9, 2e-9, 3e-9], rel=1e-3)
+    assert [turn.delay for turn in turns] == [0.0] * 6
 
 
 def test_acquire_sleeps(clock: FakeClock) -> None:
@@ -202,6 +244,9 @@ def test_functions_that_would_not_run_behind_it() -> None:
         ({"rate": math.nan}, ValueError, "rate=nan"),
         ({"rate": "9"}, TypeError, "rate='9'"),
         ({"rate": True}, TypeError, "rate=True"),
+        ({"rate": 10**400}, ValueError, "rate=1000"),
+        ({"rate": 5e-324}, ValueError, "rate=5e-324"),
+        ({"rate": 1, "burst": 10**400}, ValueError, "burst=1000"),
         ({"rate": 1, "burst": 0}, ValueError, "burst=0"),
         ({"rate": 1, "burst": 1.5}, TypeError, "burst=1.5"),
         ({"rate": 1, "max_wait": -1}, ValueError, "max_wait=-1"),
@@ -212,6 +257,15 @@ def test_bad_arguments(kind: Any, arguments: dict[str, Any], error: type[Excepti
     """Each is refused by name and value."""
     with pytest.raises(error, match=named):
         kind(**arguments)
+
+
+@pytest.mark.parametrize("not_before", [-1.0, math.nan, math.inf])
+def test_what_is_no_time_cannot_be_booked(clock: FakeClock, not_before: float) -> None:
+    """It is refused by name, and the limiter goes on as before."""
+    limiter = RateLimiter(1, 1, clock=clock)
+    with pytest.raises(ValueError, match="not_before="):
+        limiter.book(not_before=not_before)
+    assert limiter.book().delay == 0.0
 
 
 def test_a_limiter_has_a_name() -> None:
@@ -227,6 +281,66 @@ def test_a_forked_child_keeps_tokens_and_no_bookings(clock: FakeClock) -> None:
     delays(limiter, 4)
     assert in_child(lambda: delays(limiter, 2)) == [1.0, 2.0]
     assert limiter.book().delay == 3.0
+
+
+def test_a_forked_child_knows_of_the_last_token(clock: FakeClock) -> None:
+    """Also of one that went in the moment of the fork; the child cannot give its parent's turns back."""
+    limiter = RateLimiter(1, 1, FOR_EVER, clock=clock)
+    booking = limiter.book()
+
+    def work() -> list[float]:
+        booking.cancel()
+        return delays(limiter, 2)
+
+    assert in_child(work) == [1.0, 2.0]
+
+
+def test_sixty_four_threads_wait_in_line() -> None:
+    """They leave at the rate, none too early, and each when it was told."""
+    clock = FakeClock()
+    limiter = RateLimiter(10, 4, FOR_EVER, clock=clock)
+    left: list[float] = []
+
+    def work(number: int) -> None:
+        if number:
+            limiter.acquire()
+            left.append(clock.monotonic())
+            return
+        clock.wait_for_sleepers(59)
+        for _ in range(60):
+            clock.advance(0.1)
+
+    clock.advance(1)
+    together(64, work)
+    assert len(left) == 63
+    for moment in left:
+        assert sum(other <= moment for other in left) <= 4 + 10 * (moment - 1.0) + 1e-6
+    assert limiter.get_status()["waiting"] == 0
+
+
+def test_sixty_four_threads_book_and_give_back(clock: FakeClock) -> None:
+    """Whatever they give back, what they keep is within the limit, and nobody's turn is lost."""
+    limiter = RateLimiter(10, 4, FOR_EVER, clock=clock)
+
+    def work(number: int) -> list[Booking]:
+        turns = [limiter.book(not_before=0.05 * (each % 3)) for each in range(6)]
+        for turn in turns[number % 2 :: 2]:
+            turn.cancel()
+            turn.cancel()
+        return turns[1 - number % 2 :: 2]
+
+    moments = sorted(turn.at for turns in together(64, work) for turn in turns)
+    assert len(moments) == 64 * 3
+    assert limiter.get_status()["waiting"] == sum(moment > 0 for moment in moments)
+    for first, last in itertools.combinations_with_replacement(range(len(moments)), 2):
+        assert last - first + 1 <= 4 + 10 * (moments[last] - moments[first]) + 1e-6
+
+
+def test_no_thread_is_refused_a_token_that_is_there() -> None:
+    """On the machine's own clock, however threads hold each other up between looking at it and booking."""
+    limiter = RateLimiter(1e5, 10**6, 0.0)
+    together(64, lambda _: [limiter.book() for _ in range(50)])
+    assert limiter.get_status()["rejected"] == 0
 
 
 def test_sixty_four_threads_book_sixty_four_turns(clock: FakeClock) -> None:
