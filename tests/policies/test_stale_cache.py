@@ -372,9 +372,11 @@ def test_bytes_within(fake_clock: FakeClock) -> None:
 def test_too_long(fake_clock: FakeClock) -> None:
     """An answer longer than the bound is handed on, but not kept; the one before is not the last any more."""
     cache = StaleCache(0, 60, max_bytes=10_000, clock=fake_clock)
-    cache.call("k", lambda: response(200, b"short"))
+    for key in ("k", "other"):
+        cache.call(key, lambda: response(200, b"short"))
 
     assert len(cache.call("k", lambda: response(200, b"x" * 10_001)).content) == 10_001
+    assert cache.call("other", _raise_away).content == b"short"
     with pytest.raises(requests.ConnectionError):
         cache.call("k", _raise_away)
 

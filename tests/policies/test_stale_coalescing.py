@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import itertools
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 
+from service_utils.calls import CallRecord, EndReason, attach_call
 from service_utils.errors import DeadlineExceeded, ServiceError
 from service_utils.policies.fallback import StaleCache
 from service_utils.policies.fallback.single_flight import Ending, Flight, SingleFlight
@@ -92,12 +92,29 @@ def test_one_call(cache: StaleCache) -> None:
     assert cache.get_status()["coalesced"] == THREADS - 1
 
 
-def test_none_too_late(cache: StaleCache) -> None:
-    """A thread that looked just before the answer came does not ask once more."""
-    for turn in range(10):
-        calls = itertools.count()
-        together(8, lambda _, turn=turn, calls=calls: cache.call(turn, lambda: next(calls)))
-        assert next(calls) == 1
+class Watched:
+    """A key; when it is looked up for the n-th time, something happens first."""
+
+    def __init__(self, turn: int, work: Callable[[], object]) -> None:
+        self.turn = turn
+        self.work = work
+
+    def __hash__(self) -> int:
+        self.turn -= 1
+        if self.turn == 0:
+            self.work()
+        return hash("k")
+
+    def __eq__(self, other: object) -> bool:
+        return other == "k"
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_none_too_late(cache: StaleCache, turn: int) -> None:
+    """Whoever has looked just before another's answer came does not make a call all the same."""
+    key = Watched(turn, lambda: cache.call("k", lambda: "just come"))
+
+    assert cache.call(key, lambda: "once more") == "just come"
 
 
 def test_keys_side_by_side(cache: StaleCache) -> None:
@@ -163,6 +180,14 @@ def test_a_shared_failure_with_an_old_answer() -> None:
     assert (slow.calls, cache.get_status()["stale"]) == (1, 8)
 
 
+def of_a_mistaken_call() -> Exception:
+    """What a client raises for an error in its caller's code."""
+    error = requests.ConnectionError("of his own session's hook")
+    record = CallRecord("Shop", "shop", "GET", "/items", (), None, None, EndReason.CALLER_ERROR)
+    attach_call(error, record)
+    return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -171,6 +196,7 @@ def test_a_shared_failure_with_an_old_answer() -> None:
         GeneratorExit(),
         DeadlineExceeded("his own time is up"),
         requests.exceptions.InvalidURL("his own mistake"),
+        of_a_mistaken_call(),
     ],
 )
 def test_taken_over(cache: StaleCache, error: BaseException) -> None:
