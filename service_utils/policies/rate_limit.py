@@ -172,19 +172,19 @@ class RateLimiter:
         latest = not_before + self.config.max_wait
         if most is not None and most < latest:
             latest = most
-        with self._lock:
-            if now < self._seen:
-                now = self._seen  # it has become later since this thread looked
-            else:
-                self._seen = now
-            booking = Booking(self, self._bucket)
-            try:
-                at = self._bucket.book(booking, now, now + not_before, now + latest + _AT_ONCE)
-            except BaseException:  # a signal in this very moment
-                self._cancel(booking)
-                raise
-            if not booking.booked:
-                self._rejected += 1
+        booking = Booking(self, self._bucket)
+        try:
+            with self._lock:
+                if now < self._seen:
+                    now = self._seen  # it has become later since this thread looked
+                else:
+                    self._seen = now
+                at = booking._bucket.book(booking, now, now + not_before, now + latest + _AT_ONCE)
+                if not booking.booked:
+                    self._rejected += 1
+        except BaseException:  # a signal in this very moment
+            booking.cancel()
+            raise
         delay = at - now
         if not booking.booked:
             raise self._refusal(now, delay)

@@ -14,9 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service_utils.policies import bucket as bucket_module
+from service_utils.policies import rate_limit as limiter_module
 from service_utils.policies.bucket import Bucket, Turn
+from service_utils.policies.rate_limit import RateLimiter
+from service_utils.testing import FakeClock
 
 FOR_EVER = 1e12
+FILES = {bucket_module.__file__, limiter_module.__file__}
 
 
 def book(bucket: Bucket, now: float, later: float = 0.0) -> Turn:
@@ -122,6 +126,13 @@ def test_a_token_lost_in_rounding_is_a_token() -> None:
         now += 0.1
 
 
+def test_most_of_a_token_is_none() -> None:
+    """Only what rounding takes is let off, not a hundred-thousandth of a token."""
+    bucket = Bucket(1.0, 1.0)
+    book(bucket, 0.0)
+    assert book(bucket, 0.99999).at == 1.0
+
+
 def test_what_rounding_gave_is_owed() -> None:
     """Over a long time not one turn more is given than the rate allows."""
     bucket, now, given_ = Bucket(3.0, 2.0), 0.0, 0
@@ -153,6 +164,40 @@ def test_turns_for_later_alone_are_forgotten_too() -> None:
     assert len(bucket.line) + len(bucket.later) < 200
 
 
+def test_what_is_forgotten_stays_used() -> None:
+    """To give back one of the last turns does not make up for those before them."""
+    bucket, now = Bucket(8.0, 5.0), 0.0
+    for _ in range(4):
+        book(bucket, 0.0)
+    for number in range(500):
+        now = number / 8
+        turn = book(bucket, now)
+    assert bucket.available(now) == pytest.approx(0.0)
+    bucket.cancel(turn)
+    assert bucket.available(now) == pytest.approx(1.0)
+
+
+def test_turns_for_later_make_room_when_nobody_waits_behind_them() -> None:
+    """Once those in line behind it are gone, a turn for later is no longer one that nobody may go before."""
+    bucket = Bucket(1.0, 1.0)
+    five, six = book(bucket, 0.0, 5.0), book(bucket, 0.0, 6.0)
+    in_line = [book(bucket, 0.0) for _ in range(6)]
+    assert [turn.at for turn in (five, six, *in_line)] == [5, 6, 0, 1, 2, 3, 4, 7]
+    for turn in (six, *in_line[-2:]):
+        bucket.cancel(turn)
+    assert [book(bucket, 0.0).at for _ in range(3)] == [4, 6, 7]
+
+
+def test_nothing_is_available_before_those_in_line() -> None:
+    """What is given back in front of somebody who waits is there when he has gone."""
+    bucket = Bucket(1.0, 5.0)
+    turns = [book(bucket, 0.0) for _ in range(9)]
+    for turn in turns[5:8]:
+        bucket.cancel(turn)
+    assert (bucket.available(3.5), bucket.available(4.0)) == (0.0, 3.0)
+    assert book(bucket, 3.5).at == 4.0
+
+
 # -- a signal, a finalizer ------------------------------------------------------------------------------
 
 
@@ -162,7 +207,9 @@ def at_call(number: int, act: Callable[[], Any], work: Callable[[], Any]) -> boo
 
     def watch(frame: FrameType, event: str, argument: object) -> None:
         nonlocal left
-        if frame.f_code.co_filename == bucket_module.__file__:
+        # No signal is handled where a function returns to one of Python.
+        returns = event == "return" and frame.f_code is RateLimiter.book.__code__
+        if frame.f_code.co_filename in FILES and not returns:
             left -= 1
             if left == 0:
                 sys.setprofile(None)
@@ -238,3 +285,31 @@ def test_an_interrupted_return_of_a_turn() -> None:
         bucket.cancel(turn)
         assert len(bucket.line + bucket.later) == before - 1
     assert number > 3
+
+
+def test_bookings_within_a_return_of_a_turn() -> None:
+    """A finalizer that books while a turn is given back keeps what it has booked."""
+    for number in itertools.count(1):
+        bucket, turns = used()
+
+        def act(bucket: Bucket = bucket, turns: list[Turn] = turns) -> None:
+            turns.extend(book(bucket, 3.0, each) for each in (0.0, 3.0))
+
+        gone = turns.pop(3)
+        if not at_call(number, act, lambda b=bucket, t=gone: b.cancel(t)):
+            break
+        assert sorted(bucket.line + bucket.later) == sorted(turn.at for turn in turns)
+    assert number > 3
+
+
+def test_an_interrupt_in_the_limiter_loses_no_turn() -> None:
+    """Whoever is interrupted while he books has booked nothing, also when he had just done so."""
+    for number in itertools.count(1):
+        limiter = RateLimiter(1.0, 2, 10.0, clock=FakeClock())
+        limiter.book()
+        try:
+            if not at_call(number, interrupt, limiter.book):
+                break
+        except KeyboardInterrupt:
+            assert limiter.get_status()["available"] == 1.0
+    assert number > 5
