@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,8 +58,8 @@ class Clients:
 
 
 def _places(max_concurrent: int, max_wait: float, settings: Settings) -> BulkheadConfig:
-    """This process's share of the places that all workers have together."""
-    return BulkheadConfig(max_concurrent=math.ceil(max_concurrent / settings.workers), max_wait=max_wait)
+    """This process's share of the places that all workers have together: one at least."""
+    return BulkheadConfig(max_concurrent=max(1, max_concurrent // settings.workers), max_wait=max_wait)
 
 
 def _service(

@@ -18,15 +18,15 @@ class Turn:
     """When an attempt may be made.
 
     Attributes:
-        delay: Seconds from now.
-        booking: What has been booked for it, or None.
+        delay: Seconds from when it was asked for.
+        booking: What is booked for it, or None.
     """
 
-    delay: float
+    delay: float = 0.0
     booking: Booking | None = None
 
     def cancel(self) -> None:
-        """Give back what has been booked: the attempt will not be made."""
+        """Give back what is booked: no attempt will be made of it."""
         if self.booking is not None:
             self.booking.cancel()
 
@@ -51,45 +51,39 @@ class Pacing:
         if retry_after is not None and status in _PAUSE_STATUSES:
             self.gate.close(retry_after)
 
-    def turn(self, call: Call, backoff: float, *, may_wait: bool) -> Turn:
-        """When the next attempt of a call may be made.
+    def book(
+        self, turn: Turn, call: Call, backoff: float = 0.0, *, waited: float = 0.0, may_wait: bool = True
+    ) -> None:
+        """Find out when the next attempt of a call may be made.
 
         Args:
+            turn: Where that is written, so that the caller can give back what is booked whenever he is
+                interrupted. What was booked for it before is given back first.
             call: The call; its deadline bounds the waiting.
             backoff: Seconds that it waits in any case.
-            may_wait: Whether it may wait longer than that; a probe may not.
-
-        Raises:
-            RateLimitedError: It would have to wait too long.
-        """
-        left = None if call.deadline is None else call.deadline.remaining()
-        delay = max(backoff, self._pause(backoff, left, 0.0, may_wait=may_wait))
-        if self.limiter is None:
-            return Turn(delay)
-        booking = self.limiter.book(not_before=delay, most=left if may_wait else delay)
-        return Turn(booking.delay, booking)
-
-    def longer(self, call: Call, waited: float) -> float:
-        """Seconds that a call has to wait on, since the service has asked for another pause meanwhile.
-
-        Args:
-            call: The call.
             waited: Seconds it has waited for this attempt so far.
+            may_wait: Whether it may wait longer than for its back-off; a probe may not.
 
         Raises:
             RateLimitedError: It would have to wait too long.
         """
+        turn.cancel()
         left = None if call.deadline is None else call.deadline.remaining()
-        return self._pause(0.0, left, waited, may_wait=True)
+        turn.delay = max(backoff, self._pause(backoff, left, waited, may_wait=may_wait))
+        if self.limiter is not None:
+            # No call between booking and keeping: whoever is interrupted afterwards can give it back.
+            turn.booking = self.limiter.book(not_before=turn.delay, most=left if may_wait else turn.delay)
+            turn.delay = turn.booking.delay
 
     def _pause(self, backoff: float, left: float | None, waited: float, *, may_wait: bool) -> float:
         """Seconds to stay away; 0.0 when the gate will be open after the back-off."""
         gate = self.gate
         if not gate.closed or (remaining := gate.remaining()) <= backoff:
             return 0.0
-        delay = gate.delay()
         # Even whoever has no deadline waits for one pause of the longest kind, not for one after the other.
-        too_long = delay > self._patience - waited or (left is not None and delay >= left)
-        if too_long or not may_wait:
+        most = self._patience - waited
+        if left is not None and left < most:
+            most = left
+        if remaining >= most or not may_wait:
             raise gate.refusal(remaining)
-        return delay
+        return gate.delay(most)

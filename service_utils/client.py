@@ -39,6 +39,7 @@ from service_utils.http.classify import Verdict, classify_error, classify_respon
 from service_utils.http.context import BoundContext, bound_context, new_request_id
 from service_utils.http.ordinary import CallDefaults, checked_auth
 from service_utils.http.outgoing import Outgoing, RequestMaker
+from service_utils.http.pool import POOL_MAXSIZE
 from service_utils.http.preparation import Prepared
 from service_utils.http.read_key import ReadKey, ReadKeys
 from service_utils.http.replays import READING_METHODS
@@ -155,7 +156,7 @@ class ResilientServiceClient:
         registry: ServiceRegistry | None = None,
         clock: Clock | None = None,
         session: requests.Session | None = None,
-        pool_maxsize: int = 64,
+        pool_maxsize: int = POOL_MAXSIZE,
         max_response_bytes: int = 64 * 2**20,
         idle_timeout: float | None = 30.0,
         max_connection_age: float | None = 300.0,
@@ -203,7 +204,7 @@ class ResilientServiceClient:
             listeners=told,
             label=service_name,
         )
-        self._gate, self.rate_limiter = gate, self._pacing.limiter
+        self.gate, self.rate_limiter = gate, self._pacing.limiter
         self._transport: Transport = SessionTransport(
             self._base,
             service_name,
@@ -429,14 +430,15 @@ class ResilientServiceClient:
             "opened_count": stats["opened_count"],
             "mttr_seconds": stats["mttr_seconds"],
             "retry_budget": None if budget is None else budget.balance,
-            "retry_after_gate": self._gate.get_status(),
+            "retry_after_gate": self.gate.get_status(),
             "bulkhead": None if self.bulkhead is None else self.bulkhead.get_status(),
             "rate_limit": None if self.rate_limiter is None else self.rate_limiter.get_status(),
             **counted,
         }
 
     def reset(self) -> None:
-        """Close the circuit by hand."""
+        """Close the circuit by hand, and end the pause that a Retry-After has asked for."""
+        self.gate.reset()
         self.breaker.reset()
 
     def close(self) -> None:
@@ -555,7 +557,11 @@ class ResilientServiceClient:
         try:
             return self._with_permit(call, outgoing)
         finally:
-            slot.release()
+            try:
+                slot.release()
+            except BaseException:  # a signal or kill in this very moment
+                slot.release()
+                raise
 
     def _with_permit(self, call: Call, outgoing: Outgoing) -> requests.Response:
         """Steps 4 to 6; the permit is given back whatever happens."""
@@ -573,7 +579,7 @@ class ResilientServiceClient:
 
     def _attempts(self, call: Call, outgoing: Outgoing, permit: Permit) -> requests.Response:
         delay = 0.0
-        if self.rate_limiter is not None or self._gate.closed:
+        if self.rate_limiter is not None or self.gate.closed:
             delay = self._wait_for_turn(call, permit)
         if call.budget is not None:
             call.budget.deposit()
@@ -582,8 +588,8 @@ class ResilientServiceClient:
             good = tried.verdict.kind is None and tried.error is None
             if good and not (call.told or self._raise_for_status):
                 return self._succeed(call, cast(requests.Response, tried.response))
-            turn = self._next_step(call, outgoing, permit, tried)
-            waited = self._wait_for_retry(call, turn) if isinstance(turn, Turn) else turn
+            step = self._next_step(call, outgoing, permit, tried)
+            waited = step if isinstance(step, EndReason) else self._wait_for_retry(call, step)
             if isinstance(waited, EndReason):
                 return self._finish(call, tried, waited)
             delay = waited
@@ -658,24 +664,15 @@ class ResilientServiceClient:
         verdict = classify_error(raised)
         return call.judged(verdict, raised)
 
-    def _next_step(self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried) -> EndReason | Turn:
-        """Why the call ends here, or when its next attempt may be made."""
+    def _next_step(self, call: Call, outgoing: Outgoing, permit: Permit, tried: Tried) -> EndReason | float:
+        """Why the call ends here, or the seconds of back-off before its next attempt."""
         reason = reason_to_end(call, outgoing, tried, half_open=permit.half_open)
         if reason is not None:
             return reason
         delay = call.policy.delay(len(call.attempts), tried.verdict.retry_after)
         if call.deadline is not None and delay >= call.deadline.remaining():
             return EndReason.DEADLINE
-        if self.breaker.state in _UNTRIED:
-            return EndReason.CIRCUIT_OPENED
-        try:
-            turn = self._pacing.turn(call, delay, may_wait=True)
-        except RateLimitedError:
-            return EndReason.REFUSED
-        if call.budget is not None and not call.budget.try_withdraw():
-            turn.cancel()
-            return EndReason.BUDGET_EXHAUSTED
-        return turn
+        return EndReason.CIRCUIT_OPENED if self.breaker.state in _UNTRIED else delay
 
     def _wait_for_turn(self, call: Call, permit: Permit) -> float:
         """Wait until the first attempt may be made, which for a probe is at once or not at all.
@@ -688,10 +685,13 @@ class ResilientServiceClient:
             CircuitOpenError: The circuit has opened meanwhile.
             DeadlineExceeded: The sleep lasted longer than it was asked to, and no time is left.
         """
-        turn = self._pacing.turn(call, 0.0, may_wait=not permit.half_open)
-        if turn.delay <= 0.0:
-            return 0.0
-        waited = self._wait(call, turn)
+        turn = Turn()
+        try:
+            self._pacing.book(turn, call, may_wait=not permit.half_open)
+            waited = self._sleep(call, turn) if turn.delay > 0.0 else 0.0
+        except BaseException:  # refused, interrupted or killed
+            turn.cancel()
+            raise
         if waited is EndReason.CIRCUIT_OPENED:
             self.breaker.check()
             raise CircuitOpenError(self.service_name, 0.0)
@@ -699,44 +699,57 @@ class ResilientServiceClient:
             raise call.too_late()
         return waited
 
-    def _wait_for_retry(self, call: Call, turn: Turn) -> EndReason | float:
-        """Wait between two attempts. Returns the seconds, or why there is no other attempt."""
-        self._events.retry_scheduled(call, turn.delay)
-        try:
-            return self._wait(call, turn)
-        except RateLimitedError:
-            return EndReason.REFUSED
-
-    def _wait(self, call: Call, turn: Turn) -> EndReason | float:
-        """Wait for a turn; what was booked for it is given back if nothing comes of it."""
-        try:
-            waited = self._sleep(call, turn.delay)
-        except BaseException:  # refused, interrupted or killed
-            turn.cancel()
-            raise
-        if isinstance(waited, EndReason):
-            turn.cancel()
-        return waited
-
-    def _sleep(self, call: Call, delay: float) -> EndReason | float:
-        """Sleep, and on if the service has asked for another pause meanwhile.
+    def _wait_for_retry(self, call: Call, backoff: float) -> EndReason | float:
+        """Wait between two attempts: once, for the larger of back-off, pause and rate limit.
 
         Returns:
-            Seconds in all, or why an attempt has become pointless.
+            Seconds it has waited, or why there is no other attempt; nothing is paid for that one then.
+        """
+        budget = call.budget
+        if budget is not None and not budget.try_withdraw():
+            return EndReason.BUDGET_EXHAUSTED
+        turn = Turn()
+        waited: EndReason | float
+        try:
+            self._pacing.book(turn, call, backoff)
+            self._events.retry_scheduled(call, turn.delay)
+            waited = self._sleep(call, turn)
+        except RateLimitedError:
+            turn.cancel()
+            waited = EndReason.REFUSED
+        except BaseException:  # interrupted or killed
+            turn.cancel()
+            raise
+        if budget is not None and isinstance(waited, EndReason):
+            budget.refund()
+        return waited
+
+    def _sleep(self, call: Call, turn: Turn) -> EndReason | float:
+        """Sleep until a turn has come, and on if the service has asked for another pause meanwhile.
+
+        Returns:
+            Seconds in all, or why an attempt has become pointless; then the turn is given back.
 
         Raises:
-            RateLimitedError: That pause is too long.
+            RateLimitedError: That pause, or the turn after it, is too far away.
         """
         waited = 0.0
         while True:
-            self._clock.sleep(delay)
-            waited += delay
-            if self.breaker.state in _UNTRIED:
-                return EndReason.CIRCUIT_OPENED
-            if call.late():
-                return EndReason.DEADLINE
-            if not self._gate.closed or (delay := self._pacing.longer(call, waited)) <= 0.0:
+            self._clock.sleep(turn.delay)
+            waited += turn.delay
+            reason = self._pointless(call)
+            if reason is not None:
+                turn.cancel()
+                return reason
+            if not self.gate.closed or self.gate.remaining() <= 0.0:
                 return waited
+            self._pacing.book(turn, call, waited=waited)
+
+    def _pointless(self, call: Call) -> EndReason | None:
+        """Why the next attempt need not be made any more."""
+        if self.breaker.state in _UNTRIED:
+            return EndReason.CIRCUIT_OPENED
+        return EndReason.DEADLINE if call.late() else None
 
     # -- the end of a call --------------------------------------------------------------------------
 

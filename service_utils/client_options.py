@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,9 +178,10 @@ def pick_limiter(rate_limit: RateLimiter | RateLimit | float | None, who: Who) -
     if isinstance(rate_limit, bool) or not isinstance(rate_limit, RateLimit | int | float):
         raise TypeError(f"rate_limit={rate_limit!r}: must be calls per second, a RateLimit or a RateLimiter")
     if not isinstance(rate_limit, RateLimit):
-        if not 0 < rate_limit < math.inf:
-            raise ValueError(f"rate_limit={rate_limit!r}: must be a finite number of calls per second > 0")
-        rate_limit = RateLimit(rate=rate_limit)
+        try:
+            rate_limit = RateLimit(rate=rate_limit)
+        except ValueError as error:
+            raise ValueError(f"rate_limit={rate_limit!r}: {error}") from None
     return RateLimiter(rate_limit.rate, rate_limit.burst, rate_limit.max_wait, **who.arguments())
 
 

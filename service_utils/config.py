@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
+from service_utils.http.pool import POOL_MAXSIZE
 from service_utils.http.urls import BaseURL
 from service_utils.policies.backoff import Backoff, exponential
 from service_utils.policies.breaker import BreakerConfig
@@ -87,7 +88,8 @@ class ServiceConfig:
         deadline = env.number("DEADLINE", None)
         bulkhead = env.slots("MAX_CONCURRENT")
         if bulkhead is not None:
-            defaults["bulkhead"] = _bulkhead(bulkhead, defaults.get("bulkhead"))
+            pool_maxsize = defaults.get("pool_maxsize", POOL_MAXSIZE)
+            defaults["bulkhead"] = _bulkhead(bulkhead, defaults.get("bulkhead"), pool_maxsize)
         return cls(
             base_url=_base_url(env, default_url),
             service_name=service_name or prefix.replace("_", " ").title(),
@@ -201,13 +203,14 @@ def _refuse_pairs(defaults: Mapping[str, Any]) -> None:
                 raise ValueError(f"{name}={defaults[name]!r}: give it in {policy}=, which replaces it")
 
 
-def _bulkhead(found: int | str, in_code: Any) -> Any:
+def _bulkhead(found: int | str, in_code: Any, pool_maxsize: Any) -> Any:
     """The client's argument: as many slots as the environment says, the rest as the code has it."""
     if found == _OFF:
         return None
-    if isinstance(found, int) and isinstance(in_code, Bulkhead | BulkheadConfig):
+    if isinstance(in_code, Bulkhead | BulkheadConfig):
         config = in_code.config if isinstance(in_code, Bulkhead) else in_code
-        return dataclasses.replace(config, max_concurrent=found)
+        slots = found if isinstance(found, int) else pool_maxsize
+        return dataclasses.replace(config, max_concurrent=slots)
     return found
 
 

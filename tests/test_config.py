@@ -206,6 +206,8 @@ def test_the_environment_sets_the_slots_alone(bulkhead: Any) -> None:
     """How long to wait for a slot stays what the code says."""
     found = gathered({"CHROMA_MAX_CONCURRENT": "5"}, bulkhead=bulkhead).options["bulkhead"]
     assert found == BulkheadConfig(max_concurrent=5, max_wait=0.5)
+    found = gathered({"CHROMA_MAX_CONCURRENT": "auto"}, bulkhead=bulkhead, pool_maxsize=7).options["bulkhead"]
+    assert found == BulkheadConfig(max_concurrent=7, max_wait=0.5)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "many", "1e3"])

@@ -27,7 +27,7 @@ from service_utils import forks
 from service_utils.clock import SYSTEM
 from service_utils.http.body import CallerBody
 from service_utils.http.exchange import Timeouts, exchange, header_pairs, wire_form
-from service_utils.http.pool import BoundedPool, pool_classes
+from service_utils.http.pool import POOL_MAXSIZE, BoundedPool, pool_classes
 from service_utils.http.replaced import nothing_replaced
 from service_utils.http.response import FastResponse, response_of
 from service_utils.http.sending import Sending, bound
@@ -57,7 +57,7 @@ class FastAdapter(HTTPAdapter):
     def __init__(
         self,
         *,
-        pool_maxsize: int = 64,
+        pool_maxsize: int = POOL_MAXSIZE,
         idle_timeout: float | None = IDLE_TIMEOUT,
         max_connection_age: float | None = MAX_CONNECTION_AGE,
     ) -> None:
@@ -153,7 +153,7 @@ class FastSession(requests.Session):
     def __init__(
         self,
         *,
-        pool_maxsize: int = 64,
+        pool_maxsize: int = POOL_MAXSIZE,
         idle_timeout: float | None = IDLE_TIMEOUT,
         max_connection_age: float | None = MAX_CONNECTION_AGE,
         trust_env: bool = False,

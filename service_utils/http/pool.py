@@ -17,7 +17,9 @@ from service_utils.clock import SYSTEM
 from service_utils.http.connection import BoundedConnection, BoundedHTTPConnection, BoundedHTTPSConnection
 from service_utils.http.sending import current_sending
 
-__all__ = ["BoundedPool", "pool_classes"]
+__all__ = ["POOL_MAXSIZE", "BoundedPool", "pool_classes"]
+
+POOL_MAXSIZE = 64  # connections kept where nobody says how many: more than most servers have threads
 
 _PLAIN, _TLS = urllib3.connection.HTTPConnection, urllib3.connection.HTTPSConnection
 

@@ -191,9 +191,9 @@ class CircuitBreaker(Guard):
             permit.spell = spell
             return permit
         asked = self._ask()
-        if isinstance(asked, tuple):
+        if asked.__class__ is tuple:  # no call: no signal may come between a probe and its caller
             raise self.error_for(asked)
-        return asked
+        return asked  # type: ignore[return-value]
 
     def _ask(self) -> Permit | Refusal:
         """What :meth:`acquire` comes to when not everybody may pass."""

@@ -62,6 +62,14 @@ class RetryBudget:
             self._balance = self._balance - 1.0 if self._balance > 1.0 else 0.0
             return True
 
+    def refund(self) -> None:
+        """Put back the token of a retry that was not made after all."""
+        with self._lock:
+            balance = self._balance + 1.0
+            if balance > self.capacity:
+                balance = self.capacity
+            self._balance = balance
+
     def __repr__(self) -> str:
         return f"RetryBudget(ratio={self.ratio!r}, capacity={self.capacity!r}, balance={self._balance:.3f})"
 

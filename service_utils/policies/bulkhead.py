@@ -20,8 +20,14 @@ from service_utils.clock import Clock, wait_for
 from service_utils.errors import BulkheadFullError, DeadlineExceeded
 from service_utils.events import BulkheadRejected, Listener, notify
 from service_utils.forks import guard
-from service_utils.policies.checks import checked_clock, checked_listeners, require_count, require_seconds
-from service_utils.policies.deadline import Deadline
+from service_utils.policies.checks import (
+    checked_clock,
+    checked_label,
+    checked_listeners,
+    require_count,
+    require_seconds,
+)
+from service_utils.policies.deadline import Deadline, require_deadline
 
 __all__ = ["Bulkhead", "BulkheadConfig", "Slot"]
 
@@ -53,7 +59,7 @@ class BulkheadConfig:
 class Slot:
     """A place in a bulkhead. Given back by :meth:`release`, or by ``with``."""
 
-    __slots__ = ("_bulkhead", "_come", "_epoch", "_heir")
+    __slots__ = ("__weakref__", "_bulkhead", "_come", "_epoch", "_heir")
 
     def __init__(self, bulkhead: Bulkhead) -> None:
         self._bulkhead = bulkhead
@@ -116,10 +122,7 @@ class Bulkhead:
         listeners: Iterable[Listener] = (),
     ) -> None:
         self.config = BulkheadConfig(max_concurrent=max_concurrent, max_wait=max_wait)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"name={name!r}: must be a non-empty string")
-        self.name = name
-        self.label = label or name
+        self.name, self.label = checked_label(name, label)
         self._clock = checked_clock(clock)
         self._listeners = checked_listeners(listeners)
         self._lock = threading.RLock()
@@ -146,7 +149,9 @@ class Bulkhead:
         Raises:
             BulkheadFullError: No slot came free in time.
             DeadlineExceeded: The deadline passed before that.
+            TypeError: ``deadline`` is no :class:`Deadline`.
         """
+        require_deadline(deadline)
         slot = Slot(self)
         try:
             if not self._enter(slot):
@@ -207,8 +212,10 @@ class Bulkhead:
                 self._hand_over_locked(slot)
             elif slot in self._waiting:
                 self._waiting.remove(slot)
-        if slot._heir is not None:
-            slot._heir._wake()
+        heir = slot._heir
+        if heir is not None:
+            heir._wake()
+            slot._heir = None  # or each slot would keep all that came after it
 
     def _hand_over_locked(self, slot: Slot) -> None:
         """A slot goes to the first in the queue, or is free. Without a call: no signal comes in between."""
@@ -230,8 +237,18 @@ class Bulkhead:
             Exception: Whatever the function raises.
         """
         _check_function(func)
-        with self.acquire():
+        return self._inside(func, *args, **kwargs)
+
+    def _inside(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        slot = self.acquire()
+        try:
             return func(*args, **kwargs)
+        finally:
+            try:
+                slot.release()
+            except BaseException:  # a signal before it had begun
+                slot.release()
+                raise
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate a function: see :meth:`call`."""
@@ -239,8 +256,7 @@ class Bulkhead:
 
         @functools.wraps(func)
         def limited(*args: P.args, **kwargs: P.kwargs) -> T:
-            with self.acquire():
-                return func(*args, **kwargs)
+            return self._inside(func, *args, **kwargs)
 
         return limited
 

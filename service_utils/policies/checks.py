@@ -12,6 +12,7 @@ from service_utils.events import Listener
 
 __all__ = [
     "checked_clock",
+    "checked_label",
     "checked_listeners",
     "require_count",
     "require_fraction",
@@ -27,6 +28,17 @@ def checked_clock(clock: Clock | None) -> Clock:
     if not isinstance(clock, Clock):
         raise TypeError(f"clock={clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
     return clock
+
+
+def checked_label(name: Any, label: Any) -> tuple[str, str]:
+    """Short name and display name. Requires strings that are not empty; the second may be left out."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"name={name!r}: must be a non-empty string")
+    if label is None:
+        return name, name
+    if not isinstance(label, str) or not label:
+        raise ValueError(f"label={label!r}: must be a non-empty string")
+    return name, label
 
 
 def checked_listeners(listeners: Iterable[Listener]) -> tuple[Listener, ...]:

@@ -104,11 +104,19 @@ class Circuit:
     def give_back(self, permit: Permit) -> bool:
         """Take a permit back. Returns whether it was given in this spell and is still out."""
         spell = self.spell
+        if not spell.half_open:
+            if permit.spell is not spell:
+                return False
+            permit.spell = spell.over  # no call since the line before: no other thread can have given it back
+            return True
+        return self._give_back_probe(permit, spell)
+
+    def _give_back_probe(self, permit: Permit, spell: Spell) -> bool:
         if permit.spell is not spell:
             return False
-        permit.spell = spell.over  # no call since the line before: no other thread can have given it back
         if isinstance(permit, Probe):
-            self._probes.discard(permit)
+            self._probes.discard(permit)  # first, so that whoever is interrupted here can do it again
+        permit.spell = spell.over
         return True
 
     @property

@@ -6,7 +6,7 @@ import math
 
 from service_utils.clock import SYSTEM, Clock
 
-__all__ = ["Deadline"]
+__all__ = ["Deadline", "require_deadline"]
 
 
 class Deadline:
@@ -52,3 +52,13 @@ class Deadline:
 
     def __repr__(self) -> str:
         return f"Deadline(remaining={self.remaining():.3f})"
+
+
+def require_deadline(deadline: object) -> None:
+    """Require a :class:`Deadline` or None.
+
+    Raises:
+        TypeError: It is neither, such as a number of seconds.
+    """
+    if deadline is not None and not isinstance(deadline, Deadline):
+        raise TypeError(f"deadline={deadline!r}: must be a Deadline, such as Deadline.after(seconds)")

@@ -20,12 +20,13 @@ from service_utils.events import CallsPaused, Listener, RateLimited, notify
 from service_utils.forks import guard
 from service_utils.policies.checks import (
     checked_clock,
+    checked_label,
     checked_listeners,
     require_fraction,
     require_number,
     require_seconds,
 )
-from service_utils.policies.deadline import Deadline
+from service_utils.policies.deadline import Deadline, require_deadline
 
 __all__ = ["RetryAfterGate"]
 
@@ -69,12 +70,9 @@ class RetryAfterGate:
     ) -> None:
         require_seconds("max_seconds", max_seconds)
         require_fraction("jitter", jitter)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"name={name!r}: must be a non-empty string")
         self.max_seconds = max_seconds
         self.jitter = jitter
-        self.name = name
-        self.label = label or name
+        self.name, self.label = checked_label(name, label)
         self.closed = False
         self._clock = checked_clock(clock)
         self._listeners = checked_listeners(listeners)
@@ -116,13 +114,18 @@ class RetryAfterGate:
         """Seconds until the gate opens; 0.0 when it is open."""
         return self._look()[0]
 
-    def delay(self) -> float:
+    def delay(self, most: float = math.inf) -> float:
         """Seconds that one caller should stay away: the rest of the pause and a random part of ``jitter``.
 
         0.0 when the gate is open. Another number at each call.
+
+        Args:
+            most: Seconds he has. The random part leaves room within them; the rest of the pause may be more.
         """
         remaining, asked = self._look()
-        return remaining + self.jitter * asked * _uniform() if remaining > 0 else 0.0
+        if remaining <= 0:
+            return 0.0
+        return remaining + max(min(self.jitter * asked, most - remaining), 0.0) * _uniform()
 
     def _look(self) -> tuple[float, float]:
         """The rest of the pause and how long it was; the gate opens when nothing is left."""
@@ -165,10 +168,15 @@ class RetryAfterGate:
         Raises:
             RateLimitedError: That would take too long; nothing has been waited for then, unless the pause
                 was made longer meanwhile.
+            TypeError: ``deadline`` is no :class:`Deadline`.
         """
+        require_deadline(deadline)
         waited, most = 0.0, self.max_seconds * (1.0 + self.jitter)
-        while (delay := self.delay()) > 0:
+        while True:
             left = most - waited if deadline is None else deadline.remaining()
+            delay = self.delay(left)
+            if delay <= 0:
+                break
             if delay > left:
                 raise self.refusal()
             self._clock.sleep(delay)

@@ -26,12 +26,13 @@ from service_utils.forks import guard
 from service_utils.policies.bucket import Bucket, Turn
 from service_utils.policies.checks import (
     checked_clock,
+    checked_label,
     checked_listeners,
     require_count,
     require_number,
     require_seconds,
 )
-from service_utils.policies.deadline import Deadline
+from service_utils.policies.deadline import Deadline, require_deadline
 
 __all__ = ["Booking", "RateLimit", "RateLimiter"]
 
@@ -134,10 +135,7 @@ class RateLimiter:
         listeners: Iterable[Listener] = (),
     ) -> None:
         self.config = RateLimit(rate=rate, burst=burst, max_wait=max_wait)
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"name={name!r}: must be a non-empty string")
-        self.name = name
-        self.label = label or name
+        self.name, self.label = checked_label(name, label)
         self._clock = checked_clock(clock)
         self._listeners = checked_listeners(listeners)
         self._lock = threading.RLock()
@@ -164,8 +162,10 @@ class RateLimiter:
         Raises:
             RateLimitedError: The turn would come later than that, or more than ``max_wait`` after
                 ``not_before``. Nothing is booked then.
-            ValueError: ``not_before`` is negative or not finite.
+            ValueError: ``not_before`` is negative or not finite, or ``most`` is no number.
         """
+        if most is not None and not most >= 0:
+            raise ValueError(f"most={most!r}: must be a number of seconds >= 0")
         if not 0.0 <= not_before < math.inf:
             raise ValueError(f"not_before={not_before!r}: must be a finite number of seconds >= 0")
         now = self._clock.monotonic()
@@ -217,7 +217,9 @@ class RateLimiter:
 
         Raises:
             RateLimitedError: The turn would come too late; nothing has been waited for.
+            TypeError: ``deadline`` is no :class:`Deadline`.
         """
+        require_deadline(deadline)
         booking = self.book(most=None if deadline is None else deadline.remaining())
         try:
             self._clock.sleep(booking.delay)

@@ -21,7 +21,7 @@ def slots(clients: Clients) -> dict[str, int]:
     return {name: status["bulkhead"]["max_concurrent"] for name, status in clients.registry.status().items()}
 
 
-@pytest.mark.parametrize(("workers", "places"), [("1", 8), ("2", 4), ("4", 2), ("5", 2), ("100", 1)])
+@pytest.mark.parametrize(("workers", "places"), [("1", 8), ("2", 4), ("3", 2), ("5", 1), ("100", 1)])
 def test_the_workers_share_eight_places(workers: str, places: int) -> None:
     """Each service, LLM servers too, has eight places for all workers, and one per worker at least."""
     clients = built(WEB_CONCURRENCY=workers, LLM_SERVER_URL="http://llm:8000/v1")

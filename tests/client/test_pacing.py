@@ -155,6 +155,70 @@ def test_a_circuit_that_opens_meanwhile_ends_the_wait(
     assert len(fault_server.requests) == 1
 
 
+def test_the_rate_holds_behind_a_pause(make_client: MakeClient, fault_server: FaultServer) -> None:
+    """Whoever had a turn before a pause needs another one behind it: the crowd does not leave all at once."""
+
+    class PausedMeanwhile(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            for pause in pauses:
+                client.gate.close(pause)
+
+    clock, pauses = PausedMeanwhile(), iter([5.0])
+    limiter = RateLimiter(1, 1, 100, clock=clock)
+    client = make_client(fault_server.url, clock=clock, rate_limit=limiter)
+    client.get("/x")
+    client.get("/x")
+    assert 6.0 <= clock.monotonic() <= 7.25
+    assert limiter.book().delay == pytest.approx(1.0)
+
+
+def test_a_retry_that_is_not_made_costs_nothing(make_client: MakeClient, fault_server: FaultServer) -> None:
+    """A circuit that opens while a retry waits takes nothing out of budget and rate."""
+
+    class OpensMeanwhile(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            client.breaker.force_open("maintenance")
+
+    clock, budget = OpensMeanwhile(), RetryBudget(ratio=0.0, capacity=5.0)
+    limiter = RateLimiter(1, 2, 100, clock=clock)
+    retry = RetryPolicy(backoff=fixed(0.1), jitter=0.0, budget=budget)
+    client = make_client(fault_server.url, clock=clock, retry=retry, rate_limit=limiter)
+    fault_server.default = Answer(503)
+    with pytest.raises(requests.HTTPError) as caught:
+        client.get("/x")
+    assert call_of(caught.value).ended is EndReason.CIRCUIT_OPENED
+    assert budget.balance == 5.0
+    assert limiter.book().delay == 0.0
+
+
+def test_who_has_time_for_the_rest_of_a_pause_waits(
+    make_client: MakeClient, fault_server: FaultServer, fake_clock: FakeClock
+) -> None:
+    """Near the end of a long pause its jitter refuses nobody who could wait for it."""
+    client = make_client(fault_server.url, retry=ONCE)
+    fault_server.script(busy(40))
+    with pytest.raises(requests.HTTPError):
+        client.get("/x")
+    fake_clock.advance(39.5)
+    assert client.get("/x", deadline=2).status_code == 200
+    assert 0.5 <= fake_clock.slept[0] < 2.0
+
+
+def test_reset_ends_a_pause(
+    make_client: MakeClient, fault_server: FaultServer, fake_clock: FakeClock
+) -> None:
+    """An operator who closes the circuit by hand opens the gate, too."""
+    client = make_client(fault_server.url, retry=ONCE)
+    fault_server.script(busy(40))
+    with pytest.raises(requests.HTTPError):
+        client.get("/x")
+    client.reset()
+    assert client.get("/x").status_code == 200
+    assert fake_clock.slept == []
+
+
 def test_an_interrupted_wait_gives_the_turn_back(make_client: MakeClient, fault_server: FaultServer) -> None:
     """Ctrl-C while a call waits for its turn leaves the turn to the next one."""
 
@@ -289,7 +353,7 @@ def test_a_pause_that_is_asked_for_again_is_waited_out(
         def sleep(self, seconds: float) -> None:
             super().sleep(seconds)
             for again in asked:
-                client._gate.close(again)
+                client.gate.close(again)
 
     clock = AskedAgain()
     client = make_client(fault_server.url, clock=clock, retry=ONCE, name="again")
@@ -310,7 +374,7 @@ def test_pauses_one_after_the_other_are_not_waited_out_for_ever(
     class AskedAgain(FakeClock):
         def sleep(self, seconds: float) -> None:
             super().sleep(seconds)
-            client._gate.close(9.0)
+            client.gate.close(9.0)
 
     clock = AskedAgain()
     client = make_client(
@@ -334,7 +398,7 @@ def test_a_probe_does_not_knock_during_a_pause(
     with pytest.raises(requests.HTTPError):
         client.get("/x")
     fake_clock.advance(6)
-    client._gate.close(10.0)
+    client.gate.close(10.0)
     with pytest.raises(RateLimitedError):
         client.get("/x")
     assert client.state.value == "half_open"

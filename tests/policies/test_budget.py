@@ -179,3 +179,13 @@ def _in_threads(count: int, work: Any) -> list[int]:
     assert not failures
     assert len(results) == count
     return results
+
+
+def test_a_retry_that_was_not_made_is_not_paid_for() -> None:
+    """A refund puts its token back, and never more than the bucket holds."""
+    budget = RetryBudget(ratio=0.5, capacity=2.0)
+    budget.try_withdraw()
+    budget.refund()
+    assert budget.balance == 2.0
+    budget.refund()
+    assert budget.balance == 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -217,6 +218,25 @@ def test_taking_and_handing_over_are_done_at_one_stroke() -> None:
     """Between the lines that change owner and number no signal is looked at."""
     assert interrupted(Bulkhead._enter, "_free", "_epoch") == []
     assert interrupted(Bulkhead._hand_over_locked, "_waiting", "_epoch") == []
+
+
+def test_a_slot_keeps_no_other_alive() -> None:
+    """Whoever keeps a slot that he has given back does not keep all that came after it."""
+    bulkhead = Bulkhead(1, max_wait=10)
+    first = bulkhead.acquire()
+    heir = Slot(bulkhead)
+    bulkhead._enter(heir)
+    first.release()
+    gone = weakref.ref(heir)
+    heir.release()
+    del heir
+    assert gone() is None
+
+
+def test_a_deadline_is_no_number() -> None:
+    """A number of seconds in its place is refused at once, not when the bulkhead is full one day."""
+    with pytest.raises(TypeError, match="deadline=5"):
+        Bulkhead(1).acquire(5)  # type: ignore[arg-type]
 
 
 def test_an_event_tells_who_was_refused(clock: FakeClock) -> None:

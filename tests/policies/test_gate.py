@@ -84,6 +84,23 @@ def test_callers_come_back_at_different_moments(clock: FakeClock) -> None:
     assert 5.0 < max(delays) <= 11.0
 
 
+def test_the_jitter_leaves_room_within_the_time_there_is(clock: FakeClock) -> None:
+    """Whoever has time for the rest of the pause waits, however long that was when it was asked for."""
+    gate = RetryAfterGate(clock=clock)
+    gate.close(40)
+    clock.advance(39.5)
+    assert all(0.5 <= gate.delay(2.0) < 2.0 for _ in range(100))
+    assert gate.wait(Deadline.after(2.0, clock)) < 2.0
+    gate.close(40)
+    assert gate.delay(2.0) == pytest.approx(40.0)
+
+
+def test_a_deadline_is_no_number(clock: FakeClock) -> None:
+    """A number of seconds in its place is refused at once, not when the gate closes one day."""
+    with pytest.raises(TypeError, match="deadline=5"):
+        RetryAfterGate(clock=clock).wait(5)  # type: ignore[arg-type]
+
+
 def test_waiting_moves_on_to_the_end(clock: FakeClock) -> None:
     """Whoever waits sleeps through the pause."""
     gate = RetryAfterGate(clock=clock)
@@ -207,6 +224,7 @@ def test_a_clock_may_begin_anywhere() -> None:
         ({"max_seconds": "9"}, TypeError, "max_seconds='9'"),
         ({"jitter": 1.5}, ValueError, "jitter=1.5"),
         ({"name": ""}, ValueError, "name=''"),
+        ({"label": 5}, ValueError, "label=5"),
         ({"clock": 3}, TypeError, "clock=3"),
     ],
 )
