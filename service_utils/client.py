@@ -218,7 +218,6 @@ class ResilientServiceClient:
             max_connection_age=max_connection_age,
         )
         self._requests = RequestMaker(defaults, self._transport)
-        self._reads = ReadKeys(self._requests, defaults.auth, self._tokens, deadline, self._clock)
         self._registry = default_registry() if registry is None else registry
         self._registry.add(self)
 
@@ -396,7 +395,16 @@ class ResilientServiceClient:
         Returns:
             None when that cannot be known beforehand; see :meth:`ReadKeys.key_of`.
         """
-        return self._reads.key_of(path, arguments, bound_context())
+        return self._read_keys().key_of(path, arguments, bound_context())
+
+    def _read_keys(self) -> ReadKeys:
+        """Made when first needed, since few clients are read through a cache; the same for all threads."""
+        found: ReadKeys | None = self.__dict__.get("_reads")
+        if found is None:
+            settings = getattr(self._transport, "session_settings", tuple)
+            new = ReadKeys(self._requests, settings, self._tokens, self.deadline, self._clock)
+            found = self.__dict__.setdefault("_reads", new)
+        return found
 
     # -- state and status ---------------------------------------------------------------------------
 

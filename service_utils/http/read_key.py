@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
-from requests.auth import HTTPBasicAuth, HTTPDigestAuth, HTTPProxyAuth
 
 from service_utils.clock import Clock
 from service_utils.errors import RequestException
@@ -34,7 +33,6 @@ __all__ = ["ReadKey", "ReadKeys"]
 # Of one call alone, and nothing that a service may answer differently for.
 _PER_CALL = frozenset({REQUEST_ID_HEADER.lower(), TIME_LEFT_HEADER.lower(), "traceparent", "tracestate"})
 _OF_THE_CALL = frozenset({"path_params", "idempotency_key", "timeout", "deadline", "retry"})
-_IN_HEADERS = (HTTPBasicAuth, HTTPProxyAuth)  # these say all they know at once
 
 # A key of this process: who has the hash, and guesses a token, cannot see whether he is right.
 _SECRET = os.urandom(32)
@@ -76,24 +74,24 @@ class ReadKeys:
 
     Args:
         requests: Makes the requests.
-        auth: The client's own, for calls that bring none.
+        session: Tells the settings of the session that sends them.
         tokens: The client's credentials, or None.
         deadline: Seconds of a call that brings none, or None.
         clock: Where deadlines begin.
     """
 
-    __slots__ = ("_auth", "_clock", "_deadline", "_number", "_requests", "_tokens")
+    __slots__ = ("_clock", "_deadline", "_number", "_requests", "_session", "_tokens")
 
     def __init__(
         self,
         requests: RequestMaker,
-        auth: Any,
+        session: Callable[[], tuple[object, ...]],
         tokens: TokenKeeper | None,
         deadline: float | None,
         clock: Clock,
     ) -> None:
         self._requests = requests
-        self._auth = auth
+        self._session = session
         self._tokens = tokens
         self._deadline = deadline
         self._clock = clock
@@ -103,10 +101,10 @@ class ReadKeys:
     def key_of(self, path: str, arguments: Mapping[str, Any], inbound: BoundContext) -> ReadKey | None:
         """The key of a GET, or None where it cannot be known before the call what it will be.
 
-        So it is for a call that will be refused for its arguments, for one whose body, hooks or ``auth`` say
-        more than can be looked at, and as long as there are no credentials.
+        So it is for a call that will be refused for its arguments, for one whose body can be read only once
+        or whose answer goes through hooks (an ``auth`` that waits for the service's answer has one), and as
+        long as there are no credentials.
         """
-        auth = arguments.get("auth") or self._auth
         if arguments.get("hooks") or arguments.get("files") or not _readable_twice(arguments):
             return None
         try:
@@ -124,9 +122,10 @@ class ReadKeys:
             request = outgoing.next_request(credentials, None)
         except (LookupError, TypeError, ValueError, RequestException):
             return None  # the call itself will fail, and say why
-        if not (isinstance(request.body, bytes | str | None) and _is_open(auth, request)):
+        hooks: Any = request.hooks
+        if not isinstance(request.body, bytes | str | None) or any(hooks.values()):
             return None
-        digest = _digest_of(_parts(self._number, request, outgoing.options, auth))
+        digest = _digest_of(_parts(self._number, request, outgoing.options, self._session()))
         limits = repr(arguments.get("timeout")), id(arguments.get("retry"))
         return ReadKey(digest, limits, deadline, inbound.deadline)
 
@@ -152,16 +151,8 @@ def _is_plain(value: Any) -> bool:
     return not hasattr(value, "__next__") and not hasattr(value, "read")
 
 
-def _is_open(auth: Any, request: requests.PreparedRequest) -> bool:
-    """Whether an ``auth`` has said in the request who the user is, instead of waiting to be asked."""
-    if not callable(auth) or type(auth) in (*_IN_HEADERS, HTTPDigestAuth):
-        return True
-    hooks: Any = request.hooks
-    return not any(hooks.values())
-
-
 def _parts(
-    number: int, request: requests.PreparedRequest, options: SendOptions, auth: Any
+    number: int, request: requests.PreparedRequest, options: SendOptions, session: tuple[object, ...]
 ) -> Iterator[object]:
     yield number
     yield request.method
@@ -176,8 +167,7 @@ def _parts(
     yield options.allow_redirects
     yield repr(sorted((options.proxies or {}).items()))
     yield repr((options.verify, options.cert))
-    if type(auth) is HTTPDigestAuth:
-        yield from (auth.username, auth.password)
+    yield repr(session)
 
 
 def _text_of(value: object) -> object:

@@ -173,6 +173,11 @@ class SessionTransport:
             response.__class__ = FastResponse
         return response
 
+    def session_settings(self) -> tuple[object, ...]:
+        """Whom the session speaks as and how, where a call does not say so itself."""
+        session = self._session
+        return session.verify, session.cert, sorted(session.proxies.items())
+
     def close(self) -> None:
         """Close idle connections; a session that was given is its owner's to close."""
         if self._own is not None:

@@ -58,6 +58,11 @@ class RetryAfterGate:
         ValueError: An argument is out of its range.
     """
 
+    __slots__ = (
+        *("__weakref__", "_asked", "_clock", "_listeners", "_lock", "_rejected", "_until"),
+        *("closed", "jitter", "label", "max_seconds", "name"),
+    )
+
     def __init__(
         self,
         max_seconds: float = 60.0,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from service_utils.errors import CircuitOpenError, DeadlineExceeded
 from service_utils.events import Event, FallbackUsed, subscribe
 from service_utils.policies.fallback import StaleCache, collect_degradations, stale_age
-from service_utils.policies.fallback.shelf import Kept, Shelf
+from service_utils.policies.fallback.shelf import Fetching, Kept, Shelf
 from service_utils.testing import FakeClock
 
 AWAY = requests.ConnectionError("away")
@@ -413,7 +413,7 @@ def test_shelf_against_a_simple_model(steps: list[tuple[str, int, int, bool]]) -
         else:
             model = {name: kept for name, kept in model.items() if now - kept.at < 6.0 and name != key}
             model[key] = kept = Kept(object(), size, now, now)
-            shelf.put(key, kept)
+            shelf.put(Fetching(key, now), kept)
             while len(model) > 3 or sum(each.size for each in model.values()) > 10:
                 del model[next(iter(model))]
     model = {name: kept for name, kept in model.items() if now - kept.at < 6.0}
@@ -424,8 +424,8 @@ def test_overtaken() -> None:
     """An answer to an earlier call does not take the place of one to a later call."""
     shelf = Shelf(3, 1000, 60.0)
     later, earlier = Kept("later", 1, began=2.0, at=3.0), Kept("earlier", 1, began=1.0, at=4.0)
-    shelf.put("k", later)
-    shelf.put("k", earlier)
+    shelf.put(Fetching("k", 2.0), later)
+    shelf.put(Fetching("k", 1.0), earlier)
 
     assert shelf.find("k", 4.0, 60.0) is later
 

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from service_utils.calls import EndReason
-from service_utils.errors import DeadlineExceeded, is_caller_error
+from service_utils.errors import DeadlineExceeded, RateLimitedError, is_caller_error
 from service_utils.policies.fallback.failures import record_of
 
 __all__ = ["Worth", "error_for_another", "is_response", "size_of", "worth_of_answer", "worth_of_error"]
@@ -50,8 +50,8 @@ def worth_of_error(error: Exception) -> Worth:
     if isinstance(status, int) and 400 <= status < 500 and not _failed(status):
         return Worth.SPENT
     record = record_of(error)
-    mistaken = record is not None and record.ended is EndReason.CALLER_ERROR
-    if mistaken or isinstance(error, DeadlineExceeded) or is_caller_error(error):
+    own = record is not None and record.ended in (EndReason.CALLER_ERROR, EndReason.DEADLINE)
+    if own or isinstance(error, DeadlineExceeded | RateLimitedError) or is_caller_error(error):
         return Worth.OWN
     return Worth.FAILURE
 

@@ -19,7 +19,7 @@ from service_utils.policies.fallback.answers import (
 )
 from service_utils.policies.fallback.degraded import mark_degraded
 from service_utils.policies.fallback.failures import Failures, raise_if_failed, tell
-from service_utils.policies.fallback.shelf import Kept, Shelf
+from service_utils.policies.fallback.shelf import Fetching, Kept, Shelf
 from service_utils.policies.fallback.single_flight import Ending, Flight, SingleFlight
 from service_utils.policies.fallback.stale_counts import StaleCounts
 
@@ -126,12 +126,12 @@ class LastAnswers:
     def clear(self) -> None:
         """Forget all answers; those of calls that are under way will not be kept either."""
         self._flights.outdate(lambda flight: True)
-        self._shelf.clear()
+        self._shelf.outdate()
 
     def forget(self, key: Hashable) -> None:
         """Forget the answer to one question; see :meth:`clear`."""
         self._flights.outdate(lambda flight: flight.key[0] == key)
-        self._shelf.discard(key)
+        self._shelf.outdate(key)
 
     def status(self) -> dict[str, int]:
         """Limits, what is kept, and the counts."""
@@ -151,12 +151,19 @@ class LastAnswers:
     def fetch(self, ask: Question, flight: Flight | None) -> Any:
         """Make the call, and see to what becomes of its result."""
         self.counts.note("misses")
-        began = self._clock.monotonic()
+        fetching = Fetching(ask.key, self._clock.monotonic())
+        try:
+            self._shelf.begin(fetching)
+            return self._fetched(ask, flight, fetching)
+        finally:
+            self._shelf.end(fetching)
+
+    def _fetched(self, ask: Question, flight: Flight | None, fetching: Fetching) -> Any:
         try:
             answer = ask.func()
         except Exception as error:
             worth = worth_of_error(error)
-            self._let_go(ask, worth, flight)
+            self._let_go(ask, worth, flight, fetching)
             if flight is not None:
                 flight.ending = _ENDINGS.get(worth, Ending.SHARED)
                 # Whoever gets the error itself may change the response in it meanwhile.
@@ -164,13 +171,11 @@ class LastAnswers:
                 flight.result = error_for_another(error, ask.copy) if carries else error
             raise
         worth = worth_of_answer(answer)
-        self._let_go(ask, worth, flight)
+        self._let_go(ask, worth, flight, fetching)
         kept = None if worth is Worth.PRIVATE else ask.copy(answer)
-        if worth is Worth.KEPT:
+        if worth is Worth.KEPT and getattr(answer, "_stale_age", None) is None:  # not another cache's old one
             size = size_of(kept, self._limits.max_bytes)
-            self._shelf.put(ask.key, Kept(kept, size, began, self._clock.monotonic()))
-            if flight is not None and flight.outdated:  # asked afterwards: it may have come in between
-                self._shelf.discard(ask.key)
+            self._shelf.put(fetching, Kept(kept, size, fetching.began, self._clock.monotonic()))
         if flight is not None:
             flight.result, flight.ending = kept, _ENDINGS.get(worth, Ending.SHARED)
         return answer
@@ -201,12 +206,12 @@ class LastAnswers:
         )
         return (answer,)
 
-    def _let_go(self, ask: Question, worth: Worth, flight: Flight | None) -> None:
+    def _let_go(self, ask: Question, worth: Worth, flight: Flight | None, fetching: Fetching) -> None:
         """Forget what was kept before, and see that no earlier call brings it back."""
         if worth not in (Worth.SPENT, Worth.PRIVATE):
             return
         self._flights.outdate(lambda other: other.key[0] == ask.key and other is not flight)
-        self._shelf.discard(ask.key)
+        self._shelf.outdate(ask.key, but=fetching)
 
 
 @dataclass(frozen=True, slots=True)

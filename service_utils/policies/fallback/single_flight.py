@@ -34,10 +34,9 @@ class Flight:
         waiting: How many others have begun to wait for it.
         ending: See :class:`Ending`; a call that is interrupted says nothing about the others'.
         result: What those who wait may take copies of; left to whoever leads.
-        outdated: Whether something newer is known already, so that its result must not be kept.
     """
 
-    __slots__ = ("by", "done", "ending", "key", "outdated", "result", "waiting")
+    __slots__ = ("by", "done", "ending", "key", "result", "waiting")
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -46,7 +45,6 @@ class Flight:
         self.waiting = 0
         self.ending = Ending.AGAIN
         self.result: Any = None
-        self.outdated = False
 
 
 class Turn(Protocol[T_co]):
@@ -129,11 +127,10 @@ class SingleFlight:
                 return turn.follow(flight)
 
     def outdate(self, concerned: Callable[[Flight], bool]) -> None:
-        """See that the results of calls that are under way are not kept, and that nobody joins them."""
+        """See that nobody joins calls that are under way any more."""
         with self._lock:
             for key, flight in list(self._flights.items()):
                 if concerned(flight):
-                    flight.outdated = True
                     self._flights.pop(key, None)
 
     def _lead(self, flight: Flight, turn: Turn[T]) -> T:
@@ -157,7 +154,7 @@ class SingleFlight:
         """Whether the flight has ended while this thread waited for it."""
         if flight.done.is_set():
             return True
-        if _leading.count:
+        if _leading.count or flight.by == threading.get_ident():  # the latter: a signal handler, a finalizer
             return False
         left = turn.patience()
         return flight.done.wait() if left is None else wait_for(flight.done.wait, left, self._clock)

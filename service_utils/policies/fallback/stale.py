@@ -54,8 +54,8 @@ class StaleCache:
     An answer is fresh for ``ttl`` seconds after it came; until then nobody is asked. For ``stale_for``
     seconds more it is the answer when the call fails or the circuit is open; then it is marked as degraded
     (``X-Degraded`` of the Flask extension), :func:`stale_age` tells its age, and the listeners get a
-    ``FallbackUsed``. Threads that ask for the same at the same time wait for one call. Each caller gets a
-    copy of his own.
+    ``FallbackUsed``. Threads that ask for the same at the same time wait for one call, unless they are making
+    one for others already: waiting there could be a circle. Each caller gets a copy of his own.
 
     Of responses, 2xx are kept other than 206 (Partial Content), and other than those with
     ``Cache-Control: no-store`` or ``Vary: *``. A failure is a status of 408, 429 or 5xx, or an exception
@@ -168,10 +168,13 @@ class StaleCache:
         Answers are kept apart by all that is sent: address, query, cookies, every header, the credentials of
         ``auth=`` and of the token provider at this moment, less ``X-Request-ID``, trace context and time
         left; and by how it is sent (redirects, proxies, certificates). The key is a hash, so no credentials
-        are kept. So one user gets another's answer only where the service itself could not tell them apart.
-        A read of which that cannot be known beforehand is made as if there were no cache: one with ``hooks``,
-        with a body that can be read only once, with an ``auth`` that waits for the service's answer (other
-        than ``HTTPDigestAuth``), or while the token provider has no credentials.
+        are kept (those in a query stay in the answer's ``url``: they belong into headers). So one user gets
+        another's answer only where the service itself could not tell them apart.
+
+        A read of which that cannot be known beforehand is made as if there were no cache: one with hooks (an
+        ``auth`` that waits for the service's answer, as ``HTTPDigestAuth`` does, has one), with a body that
+        can be read only once, or while the token provider has no credentials. The provider is asked each
+        time, for a fresh answer too.
 
         Args:
             client: A ``ResilientServiceClient``. Two clients never share an answer.
