@@ -13,6 +13,7 @@ from service_utils import DeadlineExceeded, RateLimitedError, StaleCache
 from service_utils.calls import CallRecord, EndReason, attach_call
 from service_utils.policies.fallback.answers import Worth, worth_of_error
 from service_utils.policies.fallback.last_answers import LastAnswers
+from service_utils.policies.fallback.single_flight import _leading
 from service_utils.testing import FakeClock
 from tests.side_by_side import PATIENCE
 
@@ -153,7 +154,7 @@ def test_a_signal_handler_that_asks_the_same(monkeypatch: pytest.MonkeyPatch, me
     def interrupted(self: LastAnswers, *arguments: Any) -> Any:
         nested[0] += 1
         if nested[0] == 2:
-            monkeypatch.setattr("service_utils.policies.fallback.single_flight._leading.count", 0)
+            _leading.count = 0  # of this thread: as it is before the call has begun to count
             assert cache.call("k", lambda: "handler") == "handler"
         return original(self, *arguments)
 
