@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from service_utils.policies.checks import (
     checked_clock,
     checked_label,
     checked_listeners,
+    require_blocking,
     require_count,
     require_seconds,
 )
@@ -236,7 +236,7 @@ class Bulkhead:
             TypeError: Such a function would not run in here.
             Exception: Whatever the function raises.
         """
-        _check_function(func)
+        require_blocking(func, "a slot")
         return self._inside(func, *args, **kwargs)
 
     def _inside(self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -252,7 +252,7 @@ class Bulkhead:
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate a function: see :meth:`call`."""
-        _check_function(func)
+        require_blocking(func, "a slot")
 
         @functools.wraps(func)
         def limited(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -274,12 +274,3 @@ class Bulkhead:
     def __repr__(self) -> str:
         in_flight, limit = self.config.max_concurrent - self._free, self.config.max_concurrent
         return f"<Bulkhead {self.name!r} {in_flight}/{limit}>"
-
-
-def _check_function(func: object) -> None:
-    if not callable(func):
-        raise TypeError(f"{func!r}: must be a function")
-    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__):
-        raise TypeError(f"{func!r}: is async, and waiting for a slot would block its event loop")
-    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-        raise TypeError(f"{func!r}: a generator function runs nothing when it is called")

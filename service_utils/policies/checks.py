@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from numbers import Real
@@ -14,6 +15,7 @@ __all__ = [
     "checked_clock",
     "checked_label",
     "checked_listeners",
+    "require_blocking",
     "require_count",
     "require_fraction",
     "require_number",
@@ -50,6 +52,21 @@ def checked_listeners(listeners: Iterable[Listener]) -> tuple[Listener, ...]:
         if not callable(listener):
             raise TypeError(f"listeners: {listener!r}: must be a callable that takes one event")
     return given
+
+
+def require_blocking(func: Any, awaited: str) -> None:
+    """Require a function that has done its work when it returns, so that one can wait before it begins.
+
+    Args:
+        func: The function.
+        awaited: What its callers wait for, in words.
+    """
+    if not callable(func):
+        raise TypeError(f"{func!r}: must be a function")
+    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__):
+        raise TypeError(f"{func!r}: is async, and waiting for {awaited} would block its event loop")
+    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
+        raise TypeError(f"{func!r}: a generator function runs nothing when it is called")
 
 
 def require_count(name: str, value: Any, *, least: int = 1) -> None:

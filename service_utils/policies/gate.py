@@ -7,7 +7,6 @@ come back at the same moment.
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import random
 import threading
@@ -22,6 +21,7 @@ from service_utils.policies.checks import (
     checked_clock,
     checked_label,
     checked_listeners,
+    require_blocking,
     require_fraction,
     require_number,
     require_seconds,
@@ -199,7 +199,7 @@ class RetryAfterGate:
             TypeError: Such a function would not run in here.
             Exception: Whatever the function raises.
         """
-        _check_function(func)
+        require_blocking(func, "the end of a pause")
         self.wait()
         try:
             return func(*args, **kwargs)
@@ -211,7 +211,7 @@ class RetryAfterGate:
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate a function: see :meth:`call`."""
-        _check_function(func)
+        require_blocking(func, "the end of a pause")
 
         @functools.wraps(func)
         def gated(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -231,12 +231,3 @@ class RetryAfterGate:
 def _is_a_wait(value: Any) -> bool:
     """Whether what an exception of somebody else's calls ``retry_after`` can be seconds."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-
-
-def _check_function(func: object) -> None:
-    if not callable(func):
-        raise TypeError(f"{func!r}: must be a function")
-    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__):
-        raise TypeError(f"{func!r}: is async, and waiting for the gate would block its event loop")
-    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-        raise TypeError(f"{func!r}: a generator function runs nothing when it is called")

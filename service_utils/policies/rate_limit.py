@@ -12,7 +12,6 @@ fixed periods lets twice the limit through round the end of a period.)
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import threading
 from collections.abc import Callable, Iterable
@@ -28,6 +27,7 @@ from service_utils.policies.checks import (
     checked_clock,
     checked_label,
     checked_listeners,
+    require_blocking,
     require_count,
     require_number,
     require_seconds,
@@ -236,13 +236,13 @@ class RateLimiter:
             TypeError: Such a function would not run in here.
             Exception: Whatever the function raises.
         """
-        _check_function(func)
+        require_blocking(func, "a turn")
         self.acquire()
         return func(*args, **kwargs)
 
     def __call__(self, func: Callable[P, T]) -> Callable[P, T]:
         """Decorate a function: see :meth:`call`."""
-        _check_function(func)
+        require_blocking(func, "a turn")
 
         @functools.wraps(func)
         def limited(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -275,12 +275,3 @@ def _is_a_rate(value: float) -> bool:
     except OverflowError:  # an integer beyond every float
         return False
     return 0 < rate < math.inf and 1.0 / rate < math.inf
-
-
-def _check_function(func: object) -> None:
-    if not callable(func):
-        raise TypeError(f"{func!r}: must be a function")
-    if inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__):
-        raise TypeError(f"{func!r}: is async, and waiting for a turn would block its event loop")
-    if inspect.isgeneratorfunction(func) or inspect.isasyncgenfunction(func):
-        raise TypeError(f"{func!r}: a generator function runs nothing when it is called")
