@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Hashable
 from enum import Enum
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 from service_utils.clock import Clock, wait_for
 from service_utils.forks import guard
 
-__all__ = ["Ending", "Flight", "SingleFlight"]
+__all__ = ["Done", "Ending", "Flight", "SingleFlight"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -23,6 +24,46 @@ class Ending(Enum):
     SHARED = "shared"  # what came of it is theirs too
     ALONE = "alone"  # each of them needs a call of his own
     AGAIN = "again"  # it says nothing about theirs: one of them makes it in its place
+
+
+class Done:
+    """Is set once, and lets all go on who wait for it.
+
+    A ``threading.Event`` has a lock that those who wait and the one who sets it take in turn. A signal
+    handler that interrupts one of them, or a fork, would find it taken by nobody who could release it. Here
+    each who waits has a lock that no other waits for.
+    """
+
+    __slots__ = ("_over", "_waiting")
+
+    def __init__(self) -> None:
+        self._over = False
+        self._waiting: set[threading.Lock] = set()
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+        return self._over
+
+    def set(self) -> None:
+        """Let all go on. It may be done again, by somebody who was interrupted."""
+        self._over = True  # whoever comes too late to be found below sees this
+        for each in list(self._waiting):
+            with contextlib.suppress(RuntimeError):  # it has been released before
+                each.release()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for so many real seconds at most, or for any time; and tell whether it is set."""
+        if self._over or (seconds is not None and seconds <= 0):
+            return self._over
+        own = threading.Lock()
+        own.acquire()
+        self._waiting.add(own)
+        try:
+            if not self._over:
+                own.acquire(timeout=-1 if seconds is None else min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._waiting.discard(own)
+        return self._over
 
 
 class Flight:
@@ -41,7 +82,7 @@ class Flight:
     def __init__(self, key: Key) -> None:
         self.key = key
         self.by = threading.get_ident()
-        self.done = threading.Event()
+        self.done = Done()
         self.waiting = 0
         self.ending = Ending.AGAIN
         self.result: Any = None
@@ -90,15 +131,25 @@ class SingleFlight:
         self._clock = clock
         self._lock = threading.RLock()
         self._flights: dict[Key, Flight] = {}
+        self._under_way: set[Flight] = set()  # those that nobody joins any more too
         guard(self)
 
     def _renew_in_child(self) -> None:
-        """After a fork: the calls of other threads will never end here."""
+        """After a fork: the calls of other threads will never end here.
+
+        The one thread that is left may be waiting for one of them, with a signal handler in between that has
+        forked.
+        """
         mine = threading.get_ident()
-        self._flights = {key: flight for key, flight in self._flights.items() if flight.by == mine}
+        lost = {flight for flight in (*self._under_way, *self._flights.values()) if flight.by != mine}
+        self._under_way -= lost
+        self._flights = {key: flight for key, flight in self._flights.items() if flight not in lost}
         for flight in self._flights.values():
-            flight.done = threading.Event()  # its lock may have been held by one of the others
             flight.waiting = 0
+        for flight in lost:
+            if not flight.done.is_set():
+                flight.ending = Ending.AGAIN
+                flight.done.set()
 
     def run(self, key: Key, turn: Turn[T]) -> T:
         """Make a call, or wait for the one that another thread makes for the same key.
@@ -113,6 +164,7 @@ class SingleFlight:
                     flight = self._flights.get(key)
                     if flight is None or flight.done.is_set():
                         flight = mine = self._flights[key] = Flight(key)
+                        self._under_way.add(mine)
                     else:
                         flight.waiting += 1
                 if mine is not None:
@@ -120,7 +172,11 @@ class SingleFlight:
             finally:
                 # A signal can come in between; those who wait must not wait for nobody.
                 if mine is not None:
-                    self._land(mine)
+                    try:
+                        self._land(mine)
+                    except BaseException:
+                        self._land(mine)
+                        raise
             if not self._wait(flight, turn) or flight.ending is Ending.ALONE:
                 return turn.alone()
             if flight.ending is Ending.SHARED:
@@ -141,14 +197,14 @@ class SingleFlight:
             _leading.count -= 1
 
     def _land(self, flight: Flight) -> None:
-        try:
-            with self._lock:
-                if self._flights.get(flight.key) is flight:
-                    del self._flights[flight.key]
-                if not flight.waiting:
-                    flight.result = None  # an error would refer to the frames that refer to the flight
-        finally:
-            flight.done.set()
+        """Let the others go on. May be done twice."""
+        flight.done.set()
+        with self._lock:
+            self._under_way.discard(flight)
+            if self._flights.get(flight.key) is flight:
+                del self._flights[flight.key]
+            if not flight.waiting:
+                flight.result = None  # an error would refer to the frames that refer to the flight
 
     def _wait(self, flight: Flight, turn: Turn[Any]) -> bool:
         """Whether the flight has ended while this thread waited for it."""
