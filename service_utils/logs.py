@@ -18,10 +18,13 @@ from service_utils.events import (
     CircuitRejected,
     CircuitState,
     DeadLetterAdded,
+    DeadLetterSettled,
+    DegradationChanged,
     Event,
     FailureKind,
     FallbackUsed,
     Hush,
+    LoadShed,
     RateLimited,
     RetryScheduled,
 )
@@ -30,6 +33,13 @@ from service_utils.forks import guard
 __all__ = ["LoggingListener", "seconds_in_words"]
 
 _REPEAT_EVERY = 1.0  # seconds between two lines about rejected requests of one open spell
+
+_SETTLED = {
+    "delivered": (logging.INFO, "[%s] Dead letter %s delivered (attempt %d)"),
+    "retried": (logging.WARNING, "[%s] Dead letter %s not delivered (attempt %d), tried again later: %s"),
+    "dead": (logging.ERROR, "[%s] Dead letter %s rests until somebody decides (attempt %d): %s"),
+    "purged": (logging.WARNING, "[%s] Dead letter %s purged (attempts %d): %s"),
+}
 
 
 def seconds_in_words(seconds: float) -> str:
@@ -77,6 +87,9 @@ class LoggingListener:
             CallsPaused: self._calls_paused,
             FallbackUsed: self._fallback_used,
             DeadLetterAdded: self._dead_letter_added,
+            DeadLetterSettled: self._dead_letter_settled,
+            DegradationChanged: self._degradation_changed,
+            LoadShed: self._load_shed,
         }
         guard(self)
 
@@ -247,6 +260,42 @@ class LoggingListener:
         fields = {"letter_id": event.letter_id, "method": event.method, "path": event.path}
         text = "[%s] Dead letter %s added: %s %s"
         self._write(logging.WARNING, event, text, event.letter_id, event.method, event.path, **fields)
+
+    def _dead_letter_settled(self, event: DeadLetterSettled) -> None:
+        level, text = _SETTLED.get(event.outcome, _SETTLED["dead"])
+        args: tuple[object, ...] = (event.letter_id, event.attempts)
+        if event.outcome != "delivered":
+            args = (*args, event.detail)
+        fields = {
+            "letter_id": event.letter_id,
+            "outcome": event.outcome,
+            "attempts": event.attempts,
+            "error": event.detail,
+            "duration": event.duration,
+        }
+        self._write(level, event, text, *args, **fields)
+
+    def _degradation_changed(self, event: DegradationChanged) -> None:
+        level = logging.WARNING if event.worse else logging.INFO
+        if not self._logger.isEnabledFor(level):
+            return
+        extra = {
+            "service": event.service,
+            "event": type(event).__name__,
+            "from_level": event.from_level,
+            "to_level": event.to_level,
+            "reason": event.reason,
+        }
+        args = (event.from_level, event.to_level, event.reason)
+        self._logger.log(level, "System degradation %s -> %s (%s)", *args, extra=extra)
+
+    def _load_shed(self, event: LoadShed) -> None:
+        unsaid = self._count_refusal(f"{event.route} {event.reason}", event)
+        if unsaid is not None:
+            text = "[%s] Shedding load on %s (%s), to come back in %s%s"
+            args = (event.route, event.reason, seconds_in_words(event.retry_after), _more(unsaid))
+            fields = {"route": event.route, "reason": event.reason, "retry_after": event.retry_after}
+            self._write(logging.WARNING, event, text, *args, **fields, unsaid=unsaid)
 
 
 def _more(unsaid: int) -> str:

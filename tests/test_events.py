@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from service_utils import events
 from service_utils.calls import CallRecord, EndReason, Outcome
 from service_utils.events import (
+    CallFinished,
     CircuitRejected,
     CircuitState,
     Event,
@@ -24,6 +24,7 @@ from service_utils.events import (
     routine_wanted,
     subscribe,
 )
+from service_utils.events import telling as events
 from tests.forked import in_child
 from tests.side_by_side import in_thread, together
 
@@ -361,7 +362,7 @@ def test_events_are_values() -> None:
 def test_call_finished_has_no_error_unless_said() -> None:
     """A call that ended well says nothing of errors."""
     record = CallRecord("S", "s", "GET", "/", (), None, None, EndReason.SUCCESS)
-    event = events.CallFinished(
+    event = CallFinished(
         service="S", name="s", at=0.0, record=record, outcome=Outcome.SUCCESS, max_attempts=3
     )
     assert (event.error_type, event.detail) == (None, None)

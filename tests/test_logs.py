@@ -19,9 +19,12 @@ from service_utils.events import (
     CircuitRejected,
     CircuitState,
     DeadLetterAdded,
+    DeadLetterSettled,
+    DegradationChanged,
     Event,
     FailureKind,
     FallbackUsed,
+    LoadShed,
     RateLimited,
     RetryScheduled,
 )
@@ -76,6 +79,10 @@ def fallback(pattern: str, status: str, detail: str = "") -> FallbackUsed:
         reason="circuit open",
         detail=detail,
     )
+
+
+def settled(outcome: str, detail: str = "") -> DeadLetterSettled:
+    return DeadLetterSettled(**WHO, letter_id="01J5", outcome=outcome, attempts=2, detail=detail)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +173,27 @@ def fallback(pattern: str, status: str, detail: str = "") -> FallbackUsed:
             "WARNING",
             "Dead letter 01J5 added: POST /snapshot/p1",
         ),
+        (settled("delivered"), "INFO", "Dead letter 01J5 delivered (attempt 2)"),
+        (
+            settled("retried", "Server error 503"),
+            "WARNING",
+            "Dead letter 01J5 not delivered (attempt 2), tried again later: Server error 503",
+        ),
+        (
+            settled("dead", "Status 422"),
+            "ERROR",
+            "Dead letter 01J5 rests until somebody decides (attempt 2): Status 422",
+        ),
+        (
+            settled("purged", "older than 7 days"),
+            "WARNING",
+            "Dead letter 01J5 purged (attempts 2): older than 7 days",
+        ),
+        (
+            LoadShed(**WHO, route="/v1/api/chat", reason="full", retry_after=2.0),
+            "WARNING",
+            "Shedding load on /v1/api/chat (full), to come back in 2s",
+        ),
     ],
 )
 def test_line(log: pytest.LogCaptureFixture, event: Event, level: str, line: str) -> None:
@@ -174,6 +202,33 @@ def test_line(log: pytest.LogCaptureFixture, event: Event, level: str, line: str
     (record,) = log.records
     assert (record.name, record.levelname) == ("service_utils", level)
     assert record.getMessage() == f"[Chroma Server] {line}"
+
+
+@pytest.mark.parametrize(
+    ("worse", "level", "line"),
+    [
+        (True, "WARNING", "System degradation normal -> moderate (Filesystem is away)"),
+        (False, "INFO", "System degradation moderate -> normal (Filesystem is away)"),
+    ],
+)
+def test_degradation(log: pytest.LogCaptureFixture, worse: bool, level: str, line: str) -> None:
+    """That the application can do less is a warning, that it can do more again is good news."""
+    levels = ("normal", "moderate") if worse else ("moderate", "normal")
+    event = DegradationChanged(
+        **WHO, from_level=levels[0], to_level=levels[1], reason="Filesystem is away", worse=worse
+    )
+    LoggingListener()(event)
+    (record,) = log.records
+    assert (record.levelname, record.getMessage()) == (level, line)
+    assert vars(record)["to_level"] == levels[1]
+
+
+def test_a_flood_that_is_shed_is_told_once_a_second(log: pytest.LogCaptureFixture) -> None:
+    """Shedding load must not become the load of the disk."""
+    listener = LoggingListener()
+    for at in (0.0, 0.1, 0.9, 1.5):
+        listener(LoadShed(**{**WHO, "at": at}, route="/v1/api/chat", reason="full", retry_after=2.0))
+    assert [record.getMessage().rpartition("in ")[2] for record in log.records] == ["2s", "2s (2 more)"]
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ import pytest
 import requests
 import responses
 
-from service_utils import default_registry, events
+from service_utils import default_registry
 from service_utils.clock import SystemClock
+from service_utils.events import telling as events
 
 from .pages import PAGES, Block, blocks
 

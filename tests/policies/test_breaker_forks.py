@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service_utils import events
 from service_utils.calls import Outcome
+from service_utils.events import telling as events
 from service_utils.forks import Forks
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.policies.budget import RetryBudget

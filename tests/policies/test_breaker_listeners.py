@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from service_utils import events
 from service_utils.calls import Outcome
 from service_utils.errors import CircuitOpenError
 from service_utils.events import CircuitChanged, CircuitRejected, Event
+from service_utils.events import telling as events
 from service_utils.logs import LoggingListener
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.testing import FakeClock

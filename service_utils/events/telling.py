@@ -1,52 +1,18 @@
-"""What happens, as values, and how it is told to those who listen.
-
-Clients, breakers and fallbacks tell their story in the frozen dataclasses below. Log lines, metrics and
-traces are listeners: any callable that takes one event. A listener runs in the thread in which the thing
-happened, never under a lock, and its bugs stop with it: an ``Exception`` out of a listener is logged and
-changes nothing.
-
-What nobody wants is not even made. A listener may say so by any of these, of which the methods must be quick;
-one without them is told everything:
-
-``wants_routine() -> bool``
-    Whether it wants to hear of calls that go well. Asked at each call.
-``hush(who, generation, at) -> Hush | None``
-    Asked before a :class:`CircuitRejected` is made, with the pair of its ``service`` and ``name``: None to be
-    told, or a :class:`Hush` in which such rejections are counted for a while instead.
-
-``ignores_refusals`` (an attribute that is true)
-    It has no use for the :class:`CallFinished` of a call that an open circuit has refused.
-"""
+"""How events are told to those who listen."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol, TypeAlias
 
-from service_utils.calls import CallRecord, Outcome
+from service_utils.events.happenings import CircuitRejected, CircuitState, Event
 from service_utils.forks import in_child
 
 __all__ = [
-    "AttemptFailed",
-    "AttemptStarted",
-    "BulkheadRejected",
-    "CallFinished",
-    "CallsPaused",
-    "CircuitChanged",
-    "CircuitRejected",
-    "CircuitState",
-    "DeadLetterAdded",
-    "Event",
-    "FailureKind",
-    "FallbackUsed",
     "Hush",
     "Listener",
-    "RateLimited",
-    "RetryScheduled",
     "count_hushed",
     "notify",
     "notify_rejection",
@@ -56,170 +22,6 @@ __all__ = [
 ]
 
 _logger = logging.getLogger("service_utils")
-
-
-class CircuitState(StrEnum):
-    """The state of a circuit breaker."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    HALF_OPEN = "half_open"
-    FORCED_OPEN = "forced_open"
-    DISABLED = "disabled"
-
-
-class FailureKind(StrEnum):
-    """What sort of failure an attempt met."""
-
-    CONNECTION = "connection"
-    TIMEOUT = "timeout"
-    STATUS = "status"
-    BODY = "body"
-    REFUSED = "refused"
-    CALLER = "caller"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """What all events say.
-
-    Attributes:
-        service: Display name of the service, or of the breaker or chain that stands alone.
-        name: Short name, fit for metric labels.
-        at: Seconds on the monotonic clock of whoever tells it.
-    """
-
-    service: str
-    name: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptStarted(Event):
-    """An attempt is about to be sent."""
-
-    method: str
-    path: str
-    number: int
-    max_attempts: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptFailed(Event):
-    """An attempt did not bring a usable answer. ``detail`` is the cause in words."""
-
-    method: str
-    path: str
-    number: int
-    max_attempts: int
-    kind: FailureKind
-    detail: str
-    status: int | None
-    duration: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryScheduled(Event):
-    """The call waits ``delay`` seconds and then makes attempt ``number``."""
-
-    method: str
-    path: str
-    number: int
-    max_attempts: int
-    delay: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallFinished(Event):
-    """A call has ended, well or badly. ``error_type`` names the exception it ended with, if any."""
-
-    record: CallRecord
-    outcome: Outcome
-    max_attempts: int
-    error_type: str | None = None
-    detail: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitChanged(Event):
-    """A circuit breaker went from one state to another. ``reason`` says why, in the words of the log line."""
-
-    from_state: CircuitState
-    to_state: CircuitState
-    reason: str
-    generation: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitRejected(Event):
-    """A circuit breaker refused a permit."""
-
-    state: CircuitState
-    cooldown_remaining: float
-    generation: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BulkheadRejected(Event):
-    """A bulkhead had no slot for a caller.
-
-    Attributes:
-        max_concurrent: How many it lets in at once.
-        waiting: How many callers were still waiting for a slot.
-        waited: Seconds this caller had waited.
-    """
-
-    max_concurrent: int
-    waiting: int
-    waited: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimited(Event):
-    """A call was refused because its turn would have come too late.
-
-    Attributes:
-        retry_after: Seconds until it would have come.
-        reason: ``rate limit`` for our own limit, ``Retry-After`` where the service had asked for a pause.
-    """
-
-    retry_after: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallsPaused(Event):
-    """The service asked to be left alone, and so all callers pause for ``seconds``."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FallbackUsed(Event):
-    """A failure pattern stepped in.
-
-    Attributes:
-        pattern: ``fail_open``, ``fail_closed``, ``best_effort``, ``chain`` or ``stale_cache``.
-        strategy: What answered instead, or what was given up.
-        status: ``success`` (the strategy answered), ``failure`` (it failed too), ``skipped`` (nothing did).
-        reason: Why the first choice failed, in words.
-        detail: The sentence of the error it failed with.
-    """
-
-    pattern: str
-    strategy: str
-    status: str
-    reason: str
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterAdded(Event):
-    """A call that could not be delivered is kept for later."""
-
-    letter_id: str
-    method: str
-    path: str
 
 
 class Listener(Protocol):
