@@ -37,6 +37,7 @@ from service_utils.errors import CircuitOpenError, RateLimitedError, ServiceErro
 from service_utils.events import CircuitState, FailureKind, Listener, refusals_wanted
 from service_utils.http.classify import Verdict, classify_error, classify_response
 from service_utils.http.context import BoundContext, bound_context, new_request_id
+from service_utils.http.failures import status_error
 from service_utils.http.ordinary import CallDefaults, checked_auth
 from service_utils.http.outgoing import Outgoing, RequestMaker
 from service_utils.http.pool import POOL_MAXSIZE
@@ -61,6 +62,7 @@ from service_utils.policies.fallback import DeadLetterSink
 from service_utils.policies.gate import RetryAfterGate
 from service_utils.policies.rate_limit import RateLimit, RateLimiter
 from service_utils.policies.retry import PER_CLIENT, RetryPolicy
+from service_utils.probing import Prober
 from service_utils.registry import ServiceRegistry, default_registry
 from service_utils.status import CallCounters
 
@@ -89,7 +91,7 @@ class ResilientServiceClient:
         name: Short name for registry, metrics and token audience; default: the display name as a slug.
         retry: A retry policy, in place of ``max_retries``.
         breaker: Limits of the circuit breaker, in place of ``failure_threshold`` and ``recovery_timeout``.
-        store: Not in this version, like ``probe``.
+        store: Not in this version.
         deadline: Of a whole call: attempts, back-off and all; None for none.
         bulkhead: How many calls may be under way at once: a number, ``"auto"`` for ``pool_maxsize``, a
             ``BulkheadConfig``, or a ``Bulkhead`` that several clients share; None for any number.
@@ -108,7 +110,8 @@ class ResilientServiceClient:
         raise_for_status: Whether a 4xx is raised as ``requests.HTTPError`` instead of returned.
         dead_letters: Where :meth:`enqueue` puts its calls.
         health_path: Path of the service's cheap health check.
-        probe: See ``store``.
+        probe: Whether an open circuit is probed in the background, at ``health_path``, so that no call of a
+            user has to be the probe; see :mod:`service_utils.probing`.
         listeners: Called with every event of this client and its breaker.
         registry: Where the client is entered; default: the registry of the process.
         clock: Where the time comes from, and who sleeps. Sockets count real time whatever it says.
@@ -161,8 +164,9 @@ class ResilientServiceClient:
         idle_timeout: float | None = 30.0,
         max_connection_age: float | None = 300.0,
     ) -> None:
-        refuse_later_options(store=store, probe=probe)
-        check_flags(trust_env=trust_env, idempotency_keys=idempotency_keys, raise_for_status=raise_for_status)
+        refuse_later_options(store=store)
+        check_flags(trust_env=trust_env, idempotency_keys=idempotency_keys)
+        check_flags(raise_for_status=raise_for_status, probe=probe)
         check_collaborators(session=session, registry=registry, dead_letters=dead_letters)
         require_count("pool_maxsize", pool_maxsize)
         require_count("max_response_bytes", max_response_bytes)
@@ -177,6 +181,8 @@ class ResilientServiceClient:
         self.health_path = health_path
         if health_path is not None:
             self._base.join(health_path, what="health_path")
+        elif probe:
+            raise ValueError("probe=True: needs a health_path to ask")
         self._clock = checked_clock(clock)
         told = checked_listeners(listeners)
         self._events = CallEvents(told, self._clock)
@@ -197,11 +203,12 @@ class ResilientServiceClient:
         self._tell_time_left = is_internal_host(self._base.host)
         provider = pick_tokens(token_provider, self._base, self._clock)
         self._tokens = None if provider is None else TokenKeeper(provider, self.name, service_name)
+        self._prober = Prober(self, self._clock) if probe else None
         self.breaker = CircuitBreaker(
             self.name,
             pick_breaker(failure_threshold, recovery_timeout, breaker, self.timeout),
             clock=self._clock,
-            listeners=told,
+            listeners=told if self._prober is None else (*told, self._prober),
             label=service_name,
         )
         self.gate, self.rate_limiter = gate, self._pacing.limiter
@@ -352,6 +359,45 @@ class ResilientServiceClient:
             self._leave_with(call, error)
             raise
 
+    def probe(self, timeout: float | None = None) -> requests.Response:
+        """Ask ``health_path`` once, past circuit breaker, bulkhead, limiter and retries; nothing is counted.
+
+        For health checks and background probes. The inbound request's deadline does not bound it.
+
+        Args:
+            timeout: Seconds; None for the client's.
+
+        Returns:
+            An answer that the breaker would count as a success.
+
+        Raises:
+            ValueError: The client has no ``health_path``.
+            requests.RequestException: The service is not well, or no credentials could be had.
+        """
+        if self.health_path is None:
+            raise ValueError(f"{self.service_name}: probe() needs a client made with health_path=")
+        call = self._new_call("GET", self.health_path)
+        self._fix(call, timeout, None, None, None)
+        outgoing = self._build(call, BoundContext(), None, None, {})
+        try:
+            response = self._exchange(call, outgoing)
+        except Exception as raised:
+            tried = self._judge_error(call, outgoing, raised)
+        else:
+            tried = Tried(self._classify_response(call, outgoing, response), response=response)
+        now = self._clock.monotonic()
+        call.note(tried, 1, now - call.began, 0.0)
+        good = tried.response is not None and tried.error is None and tried.verdict.outcome is _GOOD
+        call.end(_SUCCESS if good else EndReason.NOT_RETRYABLE, now)
+        if good:
+            attach_call(response, call)
+            return response
+        error = error_for(call, tried, raise_for_status=False)
+        if error is None:  # a failed status, where the client's policy returns such answers
+            error = status_error(response, call.sentence("failed"), tried.verdict)
+        attach_call(error, call)
+        raise error from tried.error
+
     def enqueue(self, method: str, path: str, **kwargs: Any) -> str:
         """Put a call straight into the dead letters' queue, to be delivered later.
 
@@ -452,6 +498,8 @@ class ResilientServiceClient:
     def close(self) -> None:
         """Close idle connections and leave the registry. Safe to call twice."""
         self._registry.remove(self)
+        if self._prober is not None:
+            self._prober.close()
         self._transport.close()
 
     def __enter__(self) -> Self:

@@ -16,6 +16,8 @@ one without them is told everything:
 
 ``ignores_refusals`` (an attribute that is true)
     It has no use for the :class:`CallFinished` of a call that an open circuit has refused.
+``ignores_rejections`` (an attribute that is true)
+    It has no use for any :class:`CircuitRejected`.
 """
 
 from __future__ import annotations

@@ -90,7 +90,11 @@ _AskHush: TypeAlias = Callable[[tuple[str, str], int, float], Hush | None]
 
 
 def _with_question(listeners: Iterable[Listener]) -> tuple[tuple[Listener, _AskHush | None], ...]:
-    return tuple((each, getattr(each, "hush", None)) for each in listeners)
+    return tuple(
+        (each, getattr(each, "hush", None))
+        for each in listeners
+        if not getattr(each, "ignores_rejections", False)
+    )
 
 
 class _Audience:

@@ -342,6 +342,46 @@ class CircuitBreaker(Guard):
         for event in told:
             notify(self.listeners, event)
 
+    # -- probing in the background --------------------------------------------------------------------
+
+    def hold_open(self, generation: int, seconds: float) -> bool:
+        """Keep an open circuit from trying the service with a call, because somebody probes it otherwise.
+
+        Args:
+            generation: Of the open spell, as :class:`~service_utils.events.CircuitChanged` tells it.
+            seconds: For how long from now; an open time that lasts longer stays as it is. Whoever probes does
+                this again and again, so that calls are let through when it has died.
+
+        Returns:
+            Whether the circuit is still open in that spell.
+        """
+        now = self._monotonic()
+        with self._lock:
+            try:
+                self._shut = None  # it knows how long the spell lasts
+                return self._circuit.hold(generation, now + seconds)
+            finally:
+                self._lay_out_locked()
+
+    def recover(self, generation: int) -> bool:
+        """Close an open circuit whose service has been found well, whatever is left of its open time.
+
+        Args:
+            generation: Of the open spell; in any other nothing is changed.
+
+        Returns:
+            Whether it was closed.
+        """
+        now = self._monotonic()
+        told: Told = []
+        with self._lock:
+            try:
+                recovered = self._circuit.recover(generation, now, told)
+            finally:
+                self._lay_out_locked()
+        self._tell(told)
+        return recovered
+
     # -- by hand ------------------------------------------------------------------------------------
 
     def force_open(self, reason: str) -> None:
@@ -372,6 +412,11 @@ class CircuitBreaker(Guard):
     def state(self) -> CircuitState:
         """The state. Reading never changes it: an open circuit reads open until a permit is asked for."""
         return self._circuit.state
+
+    @property
+    def generation(self) -> int:
+        """The number of the present spell in one state."""
+        return self._circuit.spell.generation
 
     def retry_after(self) -> float | None:
         """Seconds after which a call may get through; None when that is now, or depends on an operator."""

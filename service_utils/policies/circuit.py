@@ -31,6 +31,7 @@ _SUCCESS, _FAILURE, _IGNORED = Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED
 _RECOVERED = "service recovered"
 _PROBE_FAILED = "recovery probe failed"
 _TRYING = "recovery timeout over"
+_PROBED = "health probe answered"
 
 
 class Circuit:
@@ -233,6 +234,24 @@ class Circuit:
             self._close(reason, now, told)
         else:
             self._enter(state, reason, now, told)
+
+    def hold(self, generation: int, until: float) -> bool:
+        """Keep a circuit that is open in this spell so until then; an open time is never shortened."""
+        if not self._is_open(generation):
+            return False
+        self.open_until = max(self.open_until, until)
+        return True
+
+    def recover(self, generation: int, now: float, told: Told) -> bool:
+        """Close a circuit that is open in this spell, for its service is known to be well again."""
+        if not self._is_open(generation):
+            return False
+        self._enter(_HALF_OPEN, _PROBED, now, told)
+        self._close(_RECOVERED, now, told)
+        return True
+
+    def _is_open(self, generation: int) -> bool:
+        return self.state is _OPEN and self.spell.generation == generation
 
     # -- from state to state ------------------------------------------------------------------------
 
