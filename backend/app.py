@@ -19,6 +19,7 @@ from backend.index import DocumentIndex
 from backend.ingest import Ingestion
 from backend.llm import Answerer
 from backend.money import Billing
+from backend.openapi import describe
 from backend.replays import ReplayStore
 from backend.routes import billing, chat, documents, projects, search
 from backend.search import Search
@@ -59,6 +60,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.register_blueprint(_api())
     app.add_url_rule("/health", "health", _health)
     app.add_url_rule("/ready", "ready", _ready)
+    describe(app)
     return app
 
 

@@ -24,6 +24,7 @@ from backend.services.billing.models import (
 from backend.services.billing.schema import MONEY_LIMIT
 from backend.services.billing.transaction import Answer
 from backend.services.common import Refusal, make_service_app, parse, parse_query
+from backend.services.openapi import INTERNAL, Key, Operation, mount_openapi
 from backend.services.serving import serve, service_parser, starting
 from service_utils.clock import SYSTEM, Clock
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER, checked_key
@@ -36,6 +37,61 @@ DEFAULT_STARTING_BALANCE: Final = 1_000_000_000
 _STARTING_BALANCE_VARIABLE = "BILLING_STARTING_BALANCE"
 _MAX_BODY = 64 * 1024
 _REPLAYED_HEADER = "Idempotency-Replayed"
+
+
+_USER_PATH = {"user": {"type": "string", "minLength": 1, "maxLength": 128}}
+_KEY_PROBLEMS = {
+    409: "the same key is being worked on, or the reservation is over",
+    422: "the key was used with another body",
+}
+_OPERATIONS = {
+    "deduct_cost": Operation(
+        summary="Charge a user",
+        answer="The entry in the ledger and the new balance",
+        body=Deduction,
+        key=Key(required=True),
+        security=INTERNAL,
+        problems={402: "the balance does not cover it", **_KEY_PROBLEMS},
+    ),
+    "reserve": Operation(
+        summary="Set money aside",
+        answer="The reservation",
+        body=Reserve,
+        key=Key(required=True),
+        security=INTERNAL,
+        problems={402: "the balance does not cover it", **_KEY_PROBLEMS},
+    ),
+    "capture": Operation(
+        summary="Take the real cost out of a reservation",
+        answer="The entry in the ledger",
+        body=Capture,
+        key=Key(required=True),
+        security=INTERNAL,
+        problems={404: "there is no such reservation", **_KEY_PROBLEMS},
+    ),
+    "release": Operation(
+        summary="Give a reservation back",
+        answer="The reservation",
+        body=Release,
+        key=Key(required=True),
+        security=INTERNAL,
+        problems={404: "there is no such reservation", **_KEY_PROBLEMS},
+    ),
+    "balance": Operation(
+        summary="A user's account in one currency",
+        answer="Balance, held and available",
+        query=BalanceQuery,
+        path=_USER_PATH,
+        security=INTERNAL,
+    ),
+    "entries": Operation(
+        summary="A user's ledger",
+        answer="A page of entries",
+        query=LedgerQuery,
+        path=_USER_PATH,
+        security=INTERNAL,
+    ),
+}
 
 
 def create_app(
@@ -63,6 +119,7 @@ def create_app(
     app.extensions["billing"] = ledger
     _add_writes(app, ledger)
     _add_reads(app, ledger)
+    mount_openapi(app, "/openapi.json", title="billing service", version="1", operations=_OPERATIONS)
     return app
 
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from backend.services.chroma.store import Chunk, Match, VectorStore
 from backend.services.chroma.where import Scalar, check_where
 from backend.services.common import Refusal, RequestModel, make_service_app, parse
+from backend.services.openapi import INTERNAL, Operation, mount_openapi
 from backend.services.serving import serve, service_parser, starting
 
 __all__ = ["DEFAULT_PORT", "create_app", "main"]
@@ -80,6 +81,29 @@ class Delete(RequestModel):
     where: Where | None = None
 
 
+_OPERATIONS = {
+    "/add": Operation(
+        summary="Add documents to a collection", answer="Their ids", body=Add, security=INTERNAL
+    ),
+    "/add_chunks": Operation(
+        summary="Add chunks to a collection", answer="Their ids", body=AddChunks, security=INTERNAL
+    ),
+    "/query": Operation(
+        summary="Find what is nearest in meaning",
+        answer="Ids, documents, metadata and distances, one list per text",
+        body=Query,
+        security=INTERNAL,
+    ),
+    "/delete": Operation(
+        summary="Delete by ids, by a filter, or by both",
+        answer="The ids that were deleted",
+        body=Delete,
+        security=INTERNAL,
+    ),
+    "/collections": Operation(summary="All collections", answer="Names and counts", security=INTERNAL),
+}
+
+
 def create_app(data: Path) -> Flask:
     """The service's app. Its store is ``app.extensions["chroma"]``, which the caller closes.
 
@@ -102,6 +126,7 @@ def create_app(data: Path) -> Flask:
     for path, view in routes.items():
         app.add_url_rule(path, path, _bound(view, store), methods=["POST"])
     app.add_url_rule("/collections", "/collections", _bound(_collections, store))
+    mount_openapi(app, "/openapi.json", title="chroma service", version="1", operations=_OPERATIONS)
     return app
 
 

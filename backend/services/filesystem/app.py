@@ -25,6 +25,7 @@ from backend.services.filesystem.paths import check_file_path
 from backend.services.filesystem.receipts import Receipts
 from backend.services.filesystem.saving import Save, Saver
 from backend.services.filesystem.search import SearchIndex
+from backend.services.openapi import INTERNAL, PROJECT_ID, Key, Operation, mount_openapi
 from backend.services.serving import projects_dir, serve, service_parser, starting
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER, checked_key
 from service_utils.integrations.flask.problems import problem
@@ -72,6 +73,41 @@ class Listing(RequestModel):
     limit: Annotated[int, Field(ge=1, le=10_000)] = 1000
 
 
+_PROJECT_PATH = {"project_id": PROJECT_ID}
+_OPERATIONS = {
+    "save_file": Operation(
+        summary="Write a file, or add to its end",
+        answer="What was written",
+        body=SaveFile,
+        key=Key(required=False),
+        security=INTERNAL,
+        problems={409: "there is a folder in its place", 422: "the key was used with another body"},
+    ),
+    "read_file": Operation(
+        summary="Read a file",
+        answer="Its content, as text or in base64",
+        body=ReadFile,
+        query=ReadFile,
+        security=INTERNAL,
+        problems={404: "there is no such file", 409: "it is a folder"},
+    ),
+    "search": Operation(
+        summary="Find words in a project's files",
+        answer="The best matches",
+        query=Search,
+        path=_PROJECT_PATH,
+        security=INTERNAL,
+    ),
+    "files": Operation(
+        summary="List a project's files",
+        answer="The files",
+        query=Listing,
+        path=_PROJECT_PATH,
+        security=INTERNAL,
+    ),
+}
+
+
 def create_app(data: Path, *, projects: Path | None = None) -> Flask:
     """The service's app. ``app.extensions["filesystem"]`` is a context manager that closes its databases.
 
@@ -103,6 +139,7 @@ def create_app(data: Path, *, projects: Path | None = None) -> Flask:
     app.add_url_rule("/read_file", "read_file", lambda: _read(folders), methods=["GET", "POST"])
     app.add_url_rule("/projects/<project_id>/search", "search", lambda project_id: _search(index, project_id))
     app.add_url_rule("/projects/<project_id>/files", "files", lambda project_id: _files(folders, project_id))
+    mount_openapi(app, "/openapi.json", title="filesystem service", version="1", operations=_OPERATIONS)
     return app
 
 

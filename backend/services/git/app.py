@@ -18,6 +18,7 @@ from backend.services.git.errors import (
     UnknownProjectError,
 )
 from backend.services.git.repository import LOCK_TIMEOUT, Repositories
+from backend.services.openapi import INTERNAL, PROJECT_ID, Operation, mount_openapi
 from backend.services.serving import projects_dir, serve, service_parser, starting
 from service_utils.clock import SYSTEM, Clock
 from service_utils.integrations.flask.problems import problem
@@ -61,6 +62,35 @@ class HistoryQuery(RequestModel):
     """Query string of ``GET /history/<project_id>``."""
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+_PROJECT_PATH = {"project_id": PROJECT_ID}
+_OPERATIONS = {
+    "snapshot": Operation(
+        summary="Commit a project's files",
+        answer="The commit, and what was left out of it",
+        body=SnapshotRequest,
+        path=_PROJECT_PATH,
+        security=INTERNAL,
+        problems={404: "there is no such project", 503: "the project is busy"},
+    ),
+    "history": Operation(
+        summary="A project's commits, newest first",
+        answer="The commits",
+        query=HistoryQuery,
+        path=_PROJECT_PATH,
+        security=INTERNAL,
+        problems={404: "there is no such project"},
+        answer_schema={"type": "array", "items": {"type": "object"}},
+    ),
+    "diff": Operation(
+        summary="What a commit changed",
+        answer="The diff and the files",
+        path={**_PROJECT_PATH, "sha": {"type": "string", "pattern": "^[0-9a-f]{40}$"}},
+        security=INTERNAL,
+        problems={404: "there is no such project or commit"},
+    ),
+}
 
 
 def create_app(
@@ -115,6 +145,7 @@ def create_app(
         files = [{"path": each.path, "change": each.change} for each in found.files]
         return jsonify(sha=sha, diff=found.text, files=files, truncated=found.truncated)
 
+    mount_openapi(app, "/openapi.json", title="git service", version="1", operations=_OPERATIONS)
     return app
 
 
