@@ -2,6 +2,7 @@
 
 from service_utils.integrations.flask.extension import ServiceUtils
 from service_utils.integrations.flask.problems import problem, register_problem_handlers
+from service_utils.integrations.flask.protection import Limits, Priority, Protection, protect
 from service_utils.integrations.flask.tokens import (
     check_internal_token,
     ensure_token_configured,
@@ -9,10 +10,14 @@ from service_utils.integrations.flask.tokens import (
 )
 
 __all__ = [
+    "Limits",
+    "Priority",
+    "Protection",
     "ServiceUtils",
     "check_internal_token",
     "ensure_token_configured",
     "problem",
+    "protect",
     "register_problem_handlers",
     "require_internal_token",
 ]

@@ -25,7 +25,7 @@ from service_utils.http.context import (
     valid_request_id,
 )
 from service_utils.integrations.flask.problems import problem
-from service_utils.integrations.flask.tokens import Verdict, judge_token
+from service_utils.integrations.flask.tokens import Verdict, judge_request
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback import collect_degradations
 
@@ -120,7 +120,7 @@ class Inbound:
     def _time_left(self, headers: Headers) -> float | None:
         """The seconds the caller gives us, or None when it does not say, says nonsense or is not believed."""
         text = headers.get(_TIME_LEFT, "")
-        if not _MILLISECONDS.fullmatch(text) or not (self.trust_deadline or _shows_valid_token(headers)):
+        if not _MILLISECONDS.fullmatch(text) or not (self.trust_deadline or _shows_valid_token()):
             return None
         return min(int(text) / 1000.0, _LONGEST_BELIEVED)
 
@@ -176,9 +176,9 @@ class _Body:
                 unbind_context(token)
 
 
-def _shows_valid_token(headers: Headers) -> bool:
+def _shows_valid_token() -> bool:
     try:
-        return judge_token(headers) is Verdict.ACCEPTED
+        return judge_request() is Verdict.ACCEPTED
     except TokenError as error:
         _logger.error("No caller's %s is believed: %s", _TIME_LEFT, error)
         return False

@@ -30,6 +30,7 @@ __all__ = [
     "check_internal_token",
     "check_operator",
     "ensure_token_configured",
+    "judge_request",
     "judge_token",
     "require_internal_token",
     "set_token_verifiers",
@@ -42,6 +43,7 @@ _logger = logging.getLogger("service_utils")
 
 _ADMIN_TOKEN = "ADMIN_TOKEN"
 _VERIFIERS = "service_utils.token_verifiers"
+_JUDGED = "service_utils.verdict"
 _WARNED = "service_utils.token_warning"
 _CHALLENGE = {"WWW-Authenticate": 'InternalToken realm="internal"'}
 _OPERATOR_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="operators"'}
@@ -114,6 +116,21 @@ def judge_token(headers: Headers) -> Verdict:
     return Verdict.ABSENT
 
 
+def judge_request() -> Verdict:
+    """The verdict on the request of this moment; it is judged once, however often somebody asks.
+
+    Raises:
+        TokenError: Our own token cannot be read.
+    """
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    # With the app: one that hands its environ on to another one has verifiers of its own.
+    known = request.environ.get(_JUDGED)
+    if known is None or known[0] is not app:
+        known = request.environ[_JUDGED] = (app, judge_token(request.headers))
+    verdict: Verdict = known[1]
+    return verdict
+
+
 def ensure_token_configured() -> None:
     """To be called when an app starts: profile ``production`` does not start without a token.
 
@@ -157,7 +174,7 @@ def check_internal_token() -> Response | None:
     An app that uses it calls :func:`ensure_token_configured` when it starts.
     """
     try:
-        verdict = judge_token(request.headers)
+        verdict = judge_request()
         if verdict is Verdict.ABSENT and _needs_no_token():
             return None
     except TokenError as error:
@@ -174,7 +191,7 @@ def check_operator() -> Response | None:
     if not current_profile().secrets_required or _shows_admin_token():
         return None
     try:
-        verdict = judge_token(request.headers)
+        verdict = judge_request()
     except TokenError as error:
         return _cannot_judge(error)
     if verdict is Verdict.ACCEPTED:
