@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import schemathesis
 from flask import Flask
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
@@ -27,6 +27,7 @@ quickly = settings(
     max_examples=25,
     deadline=None,
     database=None,
+    phases=(Phase.explicit, Phase.generate),  # a smaller failure takes longer than a build has
     suppress_health_check=list(HealthCheck),
 )
 
