@@ -14,10 +14,10 @@ import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar, Token, copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ParamSpec, TypeAlias, TypeVar
 
-from service_utils.policies.deadline import Deadline
+from service_utils.policies.deadline import Deadline, on_lowering
 
 __all__ = [
     "BoundContext",
@@ -116,6 +116,16 @@ def unbind_context(token: ContextToken) -> None:
 
 bound_context: Callable[[], BoundContext] = _bound.get
 """All that is bound at this moment."""
+
+
+def _lower(deadline: Deadline) -> None:
+    """Bind a deadline beside what is bound already, if it is the earlier one; the clocks may be different."""
+    bound = _bound.get()
+    if bound.deadline is None or deadline.remaining() < bound.deadline.remaining():
+        _bound.set(replace(bound, deadline=deadline))
+
+
+on_lowering(_lower)
 
 
 def current_request_id() -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 from service_utils.clock import SYSTEM, Clock
 
-__all__ = ["Deadline", "require_deadline"]
+__all__ = ["Deadline", "Lowering", "lower_deadline", "on_lowering", "require_deadline"]
 
 
 class Deadline:
@@ -62,3 +64,25 @@ def require_deadline(deadline: object) -> None:
     """
     if deadline is not None and not isinstance(deadline, Deadline):
         raise TypeError(f"deadline={deadline!r}: must be a Deadline, such as Deadline.after(seconds)")
+
+
+Lowering: TypeAlias = Callable[[Deadline], object]
+
+_lowerings: list[Lowering] = []
+
+
+def on_lowering(lowering: Lowering) -> None:
+    """Have a function told of every :func:`lower_deadline`: it binds the deadline for what it looks after.
+
+    Whoever sends calls over a network binds deadlines in a context of its own, which no policy knows.
+    """
+    _lowerings.append(lowering)
+
+
+def lower_deadline(deadline: Deadline) -> None:
+    """Have all calls that are made in this context end by a moment; an earlier one that is bound stays.
+
+    It holds until the context ends: use it in a copy (``contextvars.copy_context().run``) or in a task.
+    """
+    for lowering in _lowerings:
+        lowering(deadline)

@@ -5,14 +5,18 @@ from service_utils.policies.fallback.decorators import fail_closed, fail_open
 from service_utils.policies.fallback.degraded import collect_degradations, mark_degraded
 from service_utils.policies.fallback.effort import BestEffort, DeadLetterSink, Effort, best_effort
 from service_utils.policies.fallback.failures import reason_of
+from service_utils.policies.fallback.report import ChainReport, Step, StepOutcome
 from service_utils.policies.fallback.stale import StaleCache, stale_age
 
 __all__ = [
     "BestEffort",
+    "ChainReport",
     "DeadLetterSink",
     "Effort",
     "FallbackChain",
     "StaleCache",
+    "Step",
+    "StepOutcome",
     "Strategy",
     "best_effort",
     "collect_degradations",
