@@ -398,6 +398,26 @@ class ResilientServiceClient:
         attach_call(error, call)
         raise error from tried.error
 
+    def refresh_credentials(self, patience: float | None = None) -> bool:
+        """Get newer credentials than the present ones, once for all threads that ask at the same time.
+
+        A 401 is answered by this anyway. It is for those who have reason to believe that another refusal,
+        such as a 403, is on account of credentials that are out of date.
+
+        Args:
+            patience: Seconds to wait where another thread is at it already; None for any time.
+
+        Returns:
+            Whether repeating a call makes sense: False without a provider that can refresh.
+
+        Raises:
+            TokenError: The refresh failed.
+        """
+        if self._tokens is None:
+            return False
+        _, version = self._tokens.headers()
+        return self._tokens.refresh(version, patience)
+
     def enqueue(self, method: str, path: str, **kwargs: Any) -> str:
         """Put a call straight into the dead letters' queue, to be delivered later.
 
