@@ -42,6 +42,7 @@ P = ParamSpec("P")
 _logger = logging.getLogger("service_utils")
 
 _ADMIN_TOKEN = "ADMIN_TOKEN"
+_SIGNING_KEYS = ("INTERNAL_TOKEN_KEYS", "INTERNAL_TOKEN_KEYS_FILE")  # of service_utils.integrations.jwt
 _VERIFIERS = "service_utils.token_verifiers"
 _JUDGED = "service_utils.verdict"
 _WARNED = "service_utils.token_warning"
@@ -134,22 +135,30 @@ def judge_request() -> Verdict:
 def ensure_token_configured() -> None:
     """To be called when an app starts: profile ``production`` does not start without a token.
 
+    Keys for signed tokens in the environment are as good.
+
     Raises:
         ValueError: It has none.
         TokenError: There is one that cannot be read, whatever the profile.
     """
     tokens = internal_tokens()  # in every profile: with one that cannot be read nobody would ever be let in
-    if current_profile().secrets_required and not tokens:
+    if current_profile().secrets_required and not tokens and not _has_signing_keys():
         raise ValueError(
             "INTERNAL_SERVICE_TOKEN is not set, and profile production does not start without it"
         )
 
 
+def _has_signing_keys() -> bool:
+    return any(os.environ.get(name) for name in _SIGNING_KEYS)
+
+
 def require_internal_token(view: Callable[P, ResponseReturnValue]) -> Callable[P, ResponseReturnValue]:
     """Let only callers with a valid internal token into a view (sync or async).
 
-    Missing or wrong: 401; valid but for another service: 403; both problem JSON. Without any token
-    configured, the profiles ``development`` and ``testing`` admit callers on this machine and warn once.
+    The token is the plain one, or one that a verifier of the app accepts, such as a signed one
+    (:class:`service_utils.integrations.jwt.TokenVerifier`). Missing, wrong or expired: 401; valid but for
+    another service: 403; both problem JSON. Without any token configured, the profiles ``development`` and
+    ``testing`` admit callers on this machine and warn once.
 
     Raises:
         ValueError: Profile ``production`` has no token.
@@ -220,12 +229,19 @@ def _cannot_judge(error: TokenError) -> Response:
 
 
 def _needs_no_token() -> bool:
-    if current_profile().secrets_required or internal_tokens() or not _from_this_machine():
+    if current_profile().secrets_required or _expects_tokens() or not _from_this_machine():
         return False
     first = object()
     if current_app.extensions.setdefault(_WARNED, first) is first:
         _logger.warning("INTERNAL_SERVICE_TOKEN is not set: every caller on this machine is let in, no other")
     return True
+
+
+def _expects_tokens() -> bool:
+    verifiers: Sequence[Verifier] = current_app.extensions.get(_VERIFIERS, ())
+    # One that has keys of its own says so: with keys, nobody is let in without a token.
+    keyed = any(getattr(each, "has_keys", False) for each in verifiers)
+    return keyed or _has_signing_keys() or bool(internal_tokens())
 
 
 def _from_this_machine() -> bool:
