@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from backend.models import Document
-from backend.services.database import naming
 from backend.text import match_expression
+from service_utils.storage import Database
 
 __all__ = ["DocumentIndex"]
 
@@ -30,27 +28,21 @@ _LOCK_WAIT = 5.0
 class DocumentIndex:
     """Documents per project in one SQLite file, which several processes may share.
 
-    Every operation opens the file anew: no connection is shared between threads or survives a fork.
-
     Args:
         path: The file; it and its folder are made when they are not there.
 
     Raises:
         sqlite3.Error: The file cannot be made or is no database.
-        OSError: The folder cannot be made.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path), self._connection() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(_SCHEMA)
+        self._database = Database(path, busy_timeout=_LOCK_WAIT)
+        self._database.migrate("documents", [_SCHEMA])
+        self._database.close()  # with --preload this is the parent, which has no further use for the file
 
     def put(self, project_id: str, documents: list[Document]) -> None:
         """Add documents; one with an id that is there already takes its place. All of them, or none."""
-        with self._connection() as db, db:
-            db.execute("BEGIN IMMEDIATE")
+        with self._database.write() as db:
             for document in documents:
                 _put(db, project_id, document)
 
@@ -59,7 +51,7 @@ class DocumentIndex:
         expression = match_expression(query)
         if not expression:
             return []
-        with self._connection() as db:
+        with self._database.read() as db:
             rows = db.execute(
                 "SELECT id, text, -bm25(documents), metadata, file_path FROM documents"
                 " WHERE documents MATCH ? AND project = ? ORDER BY bm25(documents), id LIMIT ?",
@@ -76,13 +68,8 @@ class DocumentIndex:
         Raises:
             sqlite3.Error: It cannot be read.
         """
-        with self._connection() as db:
+        with self._database.read() as db:
             db.execute("SELECT 1 FROM places LIMIT 1").fetchone()
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=_LOCK_WAIT, isolation_level=None)) as db:
-            yield db
 
 
 def _put(db: sqlite3.Connection, project_id: str, document: Document) -> None:

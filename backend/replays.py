@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backend.services.common import Refusal
-from backend.services.database import naming
+from service_utils.storage import Database
 
 __all__ = ["ReplayStore", "Turn"]
 
@@ -60,17 +58,13 @@ class ReplayStore:
 
     Raises:
         sqlite3.Error: The file cannot be made or is no database.
-        OSError: The folder cannot be made.
     """
 
     def __init__(self, path: Path, *, lease: float, now: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self._database = Database(path, busy_timeout=_LOCK_WAIT)
+        self._database.migrate("replays", [_SCHEMA])
         self._lease = lease
         self._now = now
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path), self._connection() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(_SCHEMA)
 
     def begin(self, key: str, fingerprint: str) -> Turn:
         """Start a run, or get the answer of the one that finished.
@@ -84,7 +78,7 @@ class ReplayStore:
                 body.
         """
         now = self._now()
-        with self._writing() as db:
+        with self._database.write() as db:
             db.execute("DELETE FROM replays WHERE kept_until < ?", (now,))
             row = db.execute(
                 "SELECT fingerprint, run, busy_until, reply FROM replays WHERE key = ?", (key,)
@@ -99,26 +93,15 @@ class ReplayStore:
 
     def finish(self, key: str, reply: dict[str, Any]) -> None:
         """Keep the answer."""
-        with self._writing() as db:
+        with self._database.write() as db:
             db.execute("UPDATE replays SET reply = ?, busy_until = 0 WHERE key = ?", (json.dumps(reply), key))
 
     def abandon(self, key: str) -> None:
         """Let the request be made anew: nothing came of this run for certain."""
-        with self._writing() as db:
+        with self._database.write() as db:
             db.execute(
                 "UPDATE replays SET run = run + 1, busy_until = 0 WHERE key = ? AND reply IS NULL", (key,)
             )
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as db, db:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path, timeout=_LOCK_WAIT, isolation_level=None)) as db:
-            yield db
 
 
 def _turn(row: tuple[str, int, float, str | None], fingerprint: str, now: float) -> Turn:

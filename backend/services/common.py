@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from flask import Flask, Response, g, jsonify, request
@@ -15,14 +16,17 @@ from backend.services.serving import Server, data_dir, open_server, projects_dir
 from service_utils.http.context import bind_context, new_request_id, unbind_context, valid_request_id
 from service_utils.integrations.flask.problems import problem, register_problem_handlers
 from service_utils.integrations.flask.tokens import check_internal_token, ensure_token_configured
+from service_utils.storage import Database, Durability
 
 __all__ = [
+    "BUSY_SECONDS",
     "DEFAULT_MAX_BODY",
     "Refusal",
     "RequestModel",
     "Server",
     "data_dir",
     "make_service_app",
+    "open_database",
     "open_server",
     "parse",
     "parse_query",
@@ -36,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BODY = 16 * 2**20
 """Largest request body in bytes, unless a service says otherwise."""
+
+BUSY_SECONDS = 4.0
+"""How long a statement waits for another writer; shorter than the callers' own time-outs."""
 
 _OPEN_ENDPOINTS = frozenset({"health", "ready"})
 _MOST_ERRORS_LISTED = 20
@@ -110,6 +117,25 @@ def make_service_app(name: str, *, ready: Callable[[], None], max_body: int = DE
     app.add_url_rule("/health", "health", lambda: jsonify(status="ok", service=name))
     app.add_url_rule("/ready", "ready", lambda: _readiness(name, ready))
     return app
+
+
+def open_database(
+    path: Path, component: str, schema: str, *, durability: Durability = Durability.FULL
+) -> Database:
+    """A service's SQLite file with its tables.
+
+    Args:
+        path: The file; its folder is made when missing.
+        component: Whose tables they are.
+        schema: Statements that leave tables of an earlier release as they are.
+        durability: What a commit survives.
+
+    Raises:
+        sqlite3.OperationalError: The file is no database, or cannot be opened.
+    """
+    database = Database(path, durability=durability, busy_timeout=BUSY_SECONDS)
+    database.migrate(component, [schema])
+    return database
 
 
 def _carry_request_id(app: Flask) -> None:

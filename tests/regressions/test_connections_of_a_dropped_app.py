@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from backend.services.database import Database
+from service_utils.storage import Database
 
 
 def test_dropped_database_closes_its_connections(tmp_path: Path) -> None:
     """Nothing stays open when the last reference is gone."""
-    database = Database(tmp_path / "a.sqlite3", "CREATE TABLE IF NOT EXISTS t (a)")
-    with database.reading() as connection:
+    database = Database(tmp_path / "a.sqlite3")
+    with database.read() as connection:
         connection.execute("SELECT 1").fetchone()
 
     with warnings.catch_warnings():

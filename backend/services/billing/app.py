@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, cast
 
-from flask import Flask, Response, jsonify, request
-from pydantic import ValidationError
+from flask import Flask, Response, g, jsonify
+from flask.typing import ResponseReturnValue
+from pydantic import BaseModel, ValidationError
 
 from backend.services.billing.ledger import Ledger
 from backend.services.billing.models import (
@@ -21,13 +23,14 @@ from backend.services.billing.models import (
     Release,
     Reserve,
 )
+from backend.services.billing.reservations import unknown
 from backend.services.billing.schema import MONEY_LIMIT
 from backend.services.billing.transaction import Answer
 from backend.services.common import Refusal, make_service_app, parse, parse_query
 from backend.services.openapi import INTERNAL, Key, Operation, mount_openapi
 from backend.services.serving import serve, service_parser, starting
 from service_utils.clock import SYSTEM, Clock
-from service_utils.http.idempotency import IDEMPOTENCY_HEADER, checked_key
+from service_utils.integrations.flask.idempotency import idempotency_key, idempotent
 from service_utils.integrations.flask.problems import problem
 
 __all__ = ["DEFAULT_PORT", "create_app", "main", "starting_balance_from_env"]
@@ -36,7 +39,14 @@ DEFAULT_PORT: Final = 6004
 DEFAULT_STARTING_BALANCE: Final = 1_000_000_000
 _STARTING_BALANCE_VARIABLE = "BILLING_STARTING_BALANCE"
 _MAX_BODY = 64 * 1024
-_REPLAYED_HEADER = "Idempotency-Replayed"
+_ROUTES: Final[dict[type[BaseModel], str]] = {
+    Deduction: "deduct_cost",
+    Reserve: "reserve",
+    Capture: "capture",
+    Release: "release",
+}
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 _USER_PATH = {"user": {"type": "string", "minLength": 1, "maxLength": 128}}
@@ -140,21 +150,53 @@ def starting_balance_from_env() -> int:
 
 
 def _add_writes(app: Flask, ledger: Ledger) -> None:
-    @app.post("/deduct_cost")
-    def deduct_cost() -> Response:
-        return _response(ledger.deduct(parse(Deduction), _key()))
+    def user(body: Deduction | Reserve) -> str:
+        return body.user
 
-    @app.post("/reserve")
-    def reserve() -> Response:
-        return _response(ledger.reserve(parse(Reserve), _key()))
+    def owner(body: Capture | Release) -> str:
+        found = ledger.owner(body.reservation_id)
+        if found is None:
+            missing = unknown(body.reservation_id)
+            raise Refusal(missing.status, **missing.body)
+        return found
 
-    @app.post("/capture")
-    def capture() -> Response:
-        return _response(ledger.capture(parse(Capture), _key()))
+    _add_write(app, ledger, Deduction, user, ledger.deduct)
+    _add_write(app, ledger, Reserve, user, ledger.reserve)
+    _add_write(app, ledger, Capture, owner, ledger.capture)
+    _add_write(app, ledger, Release, owner, ledger.release)
 
-    @app.post("/release")
-    def release() -> Response:
-        return _response(ledger.release(parse(Release), _key()))
+
+def _add_write(
+    app: Flask,
+    ledger: Ledger,
+    model: type[Body],
+    user: Callable[[Body], str],
+    write: Callable[[Body, str], Answer],
+) -> None:
+    """Add the route of a write.
+
+    Its body is checked first: a wrong one does not use up its key. Keys are scoped by the user whose money it
+    is, because a key may have been chosen by one, and two users may choose the same.
+    """
+
+    def body() -> Body:
+        return cast(Body, g.billing_body)
+
+    @idempotent(ledger.records, caller=lambda: user(body()), fingerprint=lambda: _meaning(body()))
+    def once() -> ResponseReturnValue:
+        return _response(write(body(), idempotency_key() or ""))
+
+    def view() -> ResponseReturnValue:
+        g.billing_body = parse(model)
+        return once()
+
+    name = _ROUTES[model]
+    app.add_url_rule(f"/{name}", name, view, methods=["POST"])
+
+
+def _meaning(body: BaseModel) -> bytes:
+    """What a request means: defaults count as if written out, spacing counts for nothing."""
+    return json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
 
 
 def _add_reads(app: Flask, ledger: Ledger) -> None:
@@ -170,17 +212,6 @@ def _add_reads(app: Flask, ledger: Ledger) -> None:
         return jsonify(page)
 
 
-def _key() -> str:
-    given = request.headers.get(IDEMPOTENCY_HEADER)
-    if given is None:
-        raise Refusal(400, f"the header {IDEMPOTENCY_HEADER} is missing", field=IDEMPOTENCY_HEADER)
-    try:
-        return checked_key(given)
-    except ValueError:
-        detail = f"the header {IDEMPOTENCY_HEADER} must be 1 to 255 visible ASCII characters"
-        raise Refusal(400, detail, field=IDEMPOTENCY_HEADER) from None
-
-
 def _checked_user(user: str) -> str:
     try:
         return USER.validate_python(user)
@@ -190,10 +221,7 @@ def _checked_user(user: str) -> str:
 
 def _response(answer: Answer) -> Response:
     failed = answer.status >= 400
-    response = problem(answer.status, **answer.body) if failed else jsonify(answer.body)
-    if answer.replayed:
-        response.headers[_REPLAYED_HEADER] = "true"
-    return response
+    return problem(answer.status, **answer.body) if failed else jsonify(answer.body)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The ledger: each write one transaction, done once per idempotency key."""
+"""The ledger: each write one transaction, together with the answer that its repeats will get."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
-from backend.services.billing import accounts, idempotency, reservations
+from backend.services.billing import accounts, reservations
 from backend.services.billing.models import Capture, Deduction, Release, Reserve
 from backend.services.billing.reservations import Reservation
 from backend.services.billing.schema import MONEY_LIMIT, SCHEMA
 from backend.services.billing.transaction import Answer, Transaction, micros
-from backend.services.database import Database
+from backend.services.common import open_database
 from service_utils.clock import SYSTEM, Clock
+from service_utils.idempotency import SQLiteIdempotency
 
 __all__ = ["Ledger"]
 
@@ -25,15 +24,19 @@ OnReservation = Callable[[Transaction, accounts.Account, Reservation], Answer]
 class Ledger:
     """Balances, charges and reservations, for any number of threads, and of processes on one file.
 
-    The writes take the request's idempotency key. A key means one thing per operation and user: a repeat,
-    even one that runs at the same time, changes nothing and gets the first answer with ``replayed`` set; the
-    same key with another body gets a 422. An exception (``sqlite3.OperationalError``: other writers took too
-    long, or the disk failed) leaves nothing behind, so the caller may try again with the same key.
+    The writes take the request's idempotency key, and run in the transaction of :attr:`records`, in which
+    their answer is kept as well: either all of it happens or nothing, whenever the process dies, and a repeat
+    that comes at the same time waits for the first one's transaction. An exception
+    (``sqlite3.OperationalError``: other writers took too long, or the disk failed) leaves nothing behind, so
+    the caller may try again with the same key.
 
     Args:
         path: Where it is kept; the file and its folder are made when missing.
         starting_balance: What a new account opens with, in micro-units.
         clock: Its ``now()`` decides what has expired.
+
+    Attributes:
+        records: The answers that are kept, for the routes' ``@idempotent``.
 
     Raises:
         ValueError: ``starting_balance`` is negative or too large.
@@ -43,24 +46,31 @@ class Ledger:
     def __init__(self, path: Path, *, starting_balance: int, clock: Clock = SYSTEM) -> None:
         if not 0 <= starting_balance < MONEY_LIMIT:
             raise ValueError(f"starting_balance={starting_balance!r}: must be >= 0 and below {MONEY_LIMIT}")
-        self._database = Database(path, SCHEMA)
+        self._database = open_database(path, "billing", SCHEMA)
         self._starting_balance = starting_balance
         self._clock = clock
+        self.records = SQLiteIdempotency(self._database, clock=clock).in_transaction()
 
     def deduct(self, request: Deduction, key: str) -> Answer:
         """Charge an account: 200, or 402 when less is available."""
-        return self._once(
-            "POST /deduct_cost", request, key, request.user, lambda tx: self._charge(tx, request, key)
+        tx = self._transaction()
+        account = self._open(tx, request.user, request.currency)
+        earlier = accounts.charge_by_key(tx, request.user, key)
+        if earlier is not None:
+            detail = f"this Idempotency-Key made entry {earlier}; its answer is no longer kept"
+            return Answer(409, {"detail": detail, "entry_id": earlier})
+        if request.amount > account.available:
+            return accounts.insufficient(account, request.amount)
+        after, entry_id = accounts.append(
+            tx, account, "charge", request.amount, key, description=request.description
         )
+        return Answer(200, {"entry_id": entry_id, "amount": request.amount, **after.amounts()})
 
-    def reserve(self, request: Reserve, key: str) -> Answer:
+    def reserve(self, request: Reserve, _key: str) -> Answer:
         """Hold money for ``ttl_seconds``: 200, or 402 when less is available."""
-
-        def hold(tx: Transaction) -> Answer:
-            account = self._open(tx, request.user, request.currency)
-            return reservations.reserve(tx, account, request.amount, request.ttl_seconds)
-
-        return self._once("POST /reserve", request, key, request.user, hold)
+        tx = self._transaction()
+        account = self._open(tx, request.user, request.currency)
+        return reservations.reserve(tx, account, request.amount, request.ttl_seconds)
 
     def capture(self, request: Capture, key: str) -> Answer:
         """Charge at most what is held and free the rest: 200.
@@ -68,15 +78,18 @@ class Ledger:
         An unknown reservation is a 404; one that is settled, has expired or holds less is a 409.
         """
         return self._on_reservation(
-            "POST /capture",
-            request,
-            key,
-            lambda tx, account, held: reservations.capture(tx, account, held, request.amount, key),
+            request, lambda tx, account, held: reservations.capture(tx, account, held, request.amount, key)
         )
 
-    def release(self, request: Release, key: str) -> Answer:
+    def release(self, request: Release, _key: str) -> Answer:
         """Free what is held: 200, also when it is free already; 404 if unknown, 409 if captured."""
-        return self._on_reservation("POST /release", request, key, reservations.release)
+        return self._on_reservation(request, reservations.release)
+
+    def owner(self, reservation_id: str) -> str | None:
+        """The user whose reservation it is."""
+        with self._reading() as tx:
+            found = reservations.find_reservation(tx, reservation_id)
+        return None if found is None else found.user
 
     def balance(self, user: str, currency: str) -> dict[str, Any]:
         """The account's amounts; one that nobody has seen yet is opened."""
@@ -111,73 +124,31 @@ class Ledger:
         """Close the database."""
         self._database.close()
 
-    def _once(
-        self, operation: str, request: BaseModel, key: str, user: str, effect: Callable[[Transaction], Answer]
-    ) -> Answer:
-        with self._writing() as tx:
-            return _answer_once(tx, operation, request, key, user, effect)
-
-    def _on_reservation(
-        self, operation: str, request: Capture | Release, key: str, act: OnReservation
-    ) -> Answer:
-        with self._writing() as tx:
-            found = reservations.find_reservation(tx, request.reservation_id)
-            if found is None:
-                return reservations.unknown(request.reservation_id)
-            user, currency = found.user, found.currency
-
-            def effect(tx: Transaction) -> Answer:
-                account = self._open(tx, user, currency)
-                # Read again: opening the account may have settled it as expired.
-                current = reservations.find_reservation(tx, request.reservation_id)
-                assert current is not None  # reservations are never deleted
-                return act(tx, account, current)
-
-            return _answer_once(tx, operation, request, key, user, effect)
-
-    def _charge(self, tx: Transaction, request: Deduction, key: str) -> Answer:
-        account = self._open(tx, request.user, request.currency)
-        earlier = accounts.charge_by_key(tx, request.user, key)
-        if earlier is not None:
-            detail = f"this Idempotency-Key made entry {earlier}; its answer is no longer kept"
-            return Answer(409, {"detail": detail, "entry_id": earlier})
-        if request.amount > account.available:
-            return accounts.insufficient(account, request.amount)
-        after, entry_id = accounts.append(
-            tx, account, "charge", request.amount, key, description=request.description
-        )
-        return Answer(200, {"entry_id": entry_id, "amount": request.amount, **after.amounts()})
+    def _on_reservation(self, request: Capture | Release, act: OnReservation) -> Answer:
+        tx = self._transaction()
+        found = reservations.find_reservation(tx, request.reservation_id)
+        if found is None:
+            return reservations.unknown(request.reservation_id)
+        account = self._open(tx, found.user, found.currency)
+        # Read again: opening the account may have settled it as expired.
+        current = reservations.find_reservation(tx, request.reservation_id)
+        assert current is not None  # reservations are never deleted
+        return act(tx, account, current)
 
     def _open(self, tx: Transaction, user: str, currency: str) -> accounts.Account:
         return accounts.open_account(tx, user, currency, self._starting_balance)
 
+    def _transaction(self) -> Transaction:
+        """The one in which the route of this moment runs."""
+        # The time is asked for only now: while it waited for its turn, later moments may have been written.
+        return Transaction(self.records.connection, micros(self._clock.now()))
+
     @contextmanager
     def _writing(self) -> Iterator[Transaction]:
-        with self._database.writing() as connection:
-            # Asked for only now: while it waited for its turn, later moments may have been written.
+        with self._database.write() as connection:
             yield Transaction(connection, micros(self._clock.now()))
 
     @contextmanager
     def _reading(self) -> Iterator[Transaction]:
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             yield Transaction(connection, micros(self._clock.now()))
-
-
-def _answer_once(
-    tx: Transaction,
-    operation: str,
-    request: BaseModel,
-    key: str,
-    user: str,
-    effect: Callable[[Transaction], Answer],
-) -> Answer:
-    # By user, because a key may have been chosen by one, and two users may choose the same.
-    scope = f"{operation} {user}"
-    digest = idempotency.fingerprint(request)
-    first = idempotency.kept_answer(tx, scope, key, digest)
-    if first is not None:
-        return first
-    answer = effect(tx)
-    idempotency.keep(tx, scope, key, digest, answer)
-    idempotency.prune(tx)
-    return answer

@@ -4,7 +4,7 @@
   it plus its amount. So the last entry's balance is the sum of all of them. Only the first is a grant.
 - Entries are never changed or deleted; a reservation is settled once and never comes back.
 - What is held is never more than the balance, neither when money leaves nor when more is held.
-- One idempotency key of a user charges once, for ever.
+- One idempotency key of a user charges once, for ever. (Answers are kept by service_utils.idempotency.)
 
 Times are microseconds since the epoch. They are times of day, not of a monotonic clock, because a
 reservation must expire at its moment also when the service was restarted meanwhile.
@@ -102,18 +102,5 @@ WHEN NEW.state <> 'held' OR NEW.amount + (
 BEGIN SELECT RAISE(ABORT, 'the reservation is not covered by the balance'); END;
 """
 
-_ANSWERS = """
-CREATE TABLE IF NOT EXISTS answers (
-    scope TEXT NOT NULL,
-    key TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    status INTEGER NOT NULL CHECK (status BETWEEN 200 AND 499),
-    body TEXT NOT NULL,
-    created_at INTEGER NOT NULL CHECK (typeof(created_at) = 'integer'),
-    PRIMARY KEY (scope, key)
-);
-CREATE INDEX IF NOT EXISTS answers_by_age ON answers (created_at);
-"""
-
-SCHEMA = _LEDGER + _RESERVATIONS + _ANSWERS
-"""Statements for the whole schema; they may be run again."""
+SCHEMA = _LEDGER + _RESERVATIONS + "DROP TABLE IF EXISTS answers;\n"
+"""Statements for the whole schema; an earlier release kept answers in a table of its own."""

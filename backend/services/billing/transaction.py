@@ -22,12 +22,10 @@ class Answer:
     Attributes:
         status: The HTTP status.
         body: A JSON-ready dict.
-        replayed: Whether it is the kept answer of an earlier request with the same key.
     """
 
     status: int
     body: dict[str, Any]
-    replayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from backend.services.chroma.cache import CachedCollection, CollectionCache, Seg
 from backend.services.chroma.embedding import Vector, embed
 from backend.services.chroma.index import VectorIndex, pack
 from backend.services.chroma.where import Metadata, matches
-from backend.services.database import Database
+from backend.services.common import open_database
 
 __all__ = ["Chunk", "Match", "VectorStore", "content_id"]
 
@@ -94,11 +94,11 @@ class VectorStore:
         path: The SQLite file.
 
     Raises:
-        sqlite3.DatabaseError: The file is no database, or cannot be opened.
+        sqlite3.OperationalError: The file is no database, or cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        self._database = Database(path, _SCHEMA)
+        self._database = open_database(path, "chroma", _SCHEMA)
         self._cache = CollectionCache()
 
     def close(self) -> None:
@@ -111,12 +111,12 @@ class VectorStore:
         Raises:
             sqlite3.Error: It cannot be read.
         """
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             connection.execute("SELECT count(*) FROM collections").fetchone()
 
     def collections(self) -> dict[str, int]:
         """The name of each collection and how many chunks it has, in the order of their names."""
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             return dict(connection.execute(_COUNTS).fetchall())
 
     def upsert(self, collection: str, chunks: Sequence[Chunk]) -> None:
@@ -124,7 +124,7 @@ class VectorStore:
         vectors = [
             pack(embed(chunk.document)) for chunk in chunks
         ]  # the slow part, before anything is locked
-        with self._database.writing() as connection:
+        with self._database.write() as connection:
             connection.execute(
                 "INSERT INTO collections (name) VALUES (?) ON CONFLICT DO NOTHING", (collection,)
             )
@@ -151,7 +151,7 @@ class VectorStore:
         if ids is None and where is None:
             raise ValueError("ids=None, where=None: one of them must say what to delete")
         wanted = None if ids is None else frozenset(ids)
-        with self._database.writing() as connection:
+        with self._database.write() as connection:
             row = connection.execute("SELECT id FROM collections WHERE name = ?", (collection,)).fetchone()
             if row is None:
                 return []
@@ -174,7 +174,7 @@ class VectorStore:
     ) -> list[list[Match]]:
         """For each text at most ``limit`` chunks, nearest first, equally near ones in order of age."""
         vectors = [embed(text) for text in texts]
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             known = connection.execute(
                 "SELECT id, version, rewritten FROM collections WHERE name = ?", (collection,)
             ).fetchone()

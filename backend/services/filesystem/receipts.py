@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from backend.services.database import Database
+from backend.services.common import open_database
 from service_utils.clock import SYSTEM, Clock
 
 __all__ = ["Receipt", "Receipts"]
@@ -58,7 +58,7 @@ class Receipts:
     """
 
     def __init__(self, path: Path, *, clock: Clock = SYSTEM) -> None:
-        self._database = Database(path, _SCHEMA)
+        self._database = open_database(path, "receipts", _SCHEMA)
         self._clock = clock
 
     def ping(self) -> None:
@@ -75,7 +75,7 @@ class Receipts:
 
     def find(self, key: str) -> Receipt | None:
         """The receipt of this key."""
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             row = connection.execute(
                 "SELECT fingerprint, answer, finished FROM receipts WHERE key = ?", (key,)
             ).fetchone()
@@ -84,7 +84,7 @@ class Receipts:
     def begin(self, key: str, fingerprint: bytes, target: str, answer: Mapping[str, Any]) -> bool:
         """Write the receipt, unfinished; False when the key is taken. Old receipts go."""
         now = self._clock.now()
-        with self._database.writing() as connection:
+        with self._database.write() as connection:
             connection.execute("DELETE FROM receipts WHERE created_at < ?", ((now - _KEPT).timestamp(),))
             written = connection.execute(
                 "INSERT INTO receipts (key, fingerprint, target, answer, created_at) VALUES (?, ?, ?, ?, ?)"
@@ -95,17 +95,17 @@ class Receipts:
 
     def finish(self, key: str) -> None:
         """The save has happened."""
-        with self._database.writing() as connection:
+        with self._database.write() as connection:
             connection.execute("UPDATE receipts SET finished = 1 WHERE key = ?", (key,))
 
     def forget(self, key: str) -> None:
         """The save has not happened: the key is free again."""
-        with self._database.writing() as connection:
+        with self._database.write() as connection:
             connection.execute("DELETE FROM receipts WHERE key = ? AND finished = 0", (key,))
 
     def unfinished(self, target: str) -> list[str]:
         """The keys whose saves of this file were broken off at the last moment."""
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(
                 "SELECT key FROM receipts WHERE target = ? AND finished = 0", (target,)
             ).fetchall()

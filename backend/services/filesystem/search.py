@@ -17,10 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from backend.services.common import Refusal
-from backend.services.database import Database
+from backend.services.common import Refusal, open_database
 from backend.services.filesystem.folders import FileInfo, ProjectFolders, StoredFile
 from service_utils.clock import SYSTEM, Clock
+from service_utils.storage import Database, Durability, StorageError
 
 __all__ = ["Found", "SearchIndex"]
 
@@ -113,7 +113,7 @@ class SearchIndex:
         self._compare_if_due(project_id)
         alternatives = " OR ".join(f'"{word}"' for word in words)
         match = f'project : "{_project_word(project_id)}" AND {{path content}} : ({alternatives})'
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             rows = connection.execute(_SEARCH, (_WHOLE_TEXT, match, project_id, limit)).fetchall()
         return [Found(*row) for row in rows]
 
@@ -123,7 +123,7 @@ class SearchIndex:
         Raises:
             OSError, sqlite3.OperationalError: The next comparison will make up for it.
         """
-        with self._database.writing() as connection:
+        with self._database.write() as connection:
             # Asked while nobody else can write to the index: of two saves in a row the later one stays.
             if self._folders.info(project_id, file_path) == stored.info:
                 _put(connection, project_id, file_path, stored)
@@ -142,18 +142,18 @@ class SearchIndex:
 
     def _compare(self, project_id: str) -> None:
         # First the index, then the folder: what is saved in between is never taken for deleted.
-        with self._database.reading() as connection:
+        with self._database.read() as connection:
             indexed = _indexed(connection, project_id)
         present = dict(self._folders.files(project_id))
         changed = [path for path, info in present.items() if indexed.get(path) != info]
         for some in _batches(changed):
             read = [(path, self._read(project_id, path)) for path in some]
-            with self._database.writing() as connection:
+            with self._database.write() as connection:
                 for path, stored in read:
                     if stored is not None and _info(connection, project_id, path) == indexed.get(path):
                         _put(connection, project_id, path, stored)
         gone = [path for path in indexed if path not in present]
-        with self._database.writing() if gone else self._database.reading() as connection:
+        with self._database.write() if gone else self._database.read() as connection:
             for path in gone:
                 if _info(connection, project_id, path) == indexed[path]:
                     _drop(connection, project_id, path)
@@ -167,13 +167,18 @@ class SearchIndex:
 
 def _opened(path: Path) -> Database:
     try:
-        return Database(path, _SCHEMA, synchronous="NORMAL")
-    except sqlite3.OperationalError:
-        raise
-    except sqlite3.DatabaseError:  # damaged; everything in it is in the files
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        return Database(path, _SCHEMA, synchronous="NORMAL")
+        return open_database(path, "search", _SCHEMA, durability=Durability.NORMAL)
+    except StorageError as error:
+        if not _is_damaged(error):
+            raise
+    for suffix in ("", "-wal", "-shm"):  # everything in it is in the files
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return open_database(path, "search", _SCHEMA, durability=Durability.NORMAL)
+
+
+def _is_damaged(error: StorageError) -> bool:
+    code = getattr(error.__cause__, "sqlite_errorcode", 0)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _project_word(project_id: str) -> str:

@@ -17,8 +17,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from backend.services.billing import create_app, schema
 from backend.services.billing.ledger import Ledger
 from backend.services.billing.models import Capture, Deduction, Release, Reserve
+from backend.services.common import RequestModel
+from service_utils.idempotency import SharedTransaction
 from service_utils.testing import FakeClock
 
 START = 1000
@@ -29,19 +32,53 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture
-def ledger(tmp_path: Path, clock: FakeClock) -> Iterator[Ledger]:
-    ledger = Ledger(tmp_path / "ledger.sqlite3", starting_balance=START, clock=clock)
-    yield ledger
-    ledger.close()
+@dataclass(frozen=True)
+class Told:
+    """What the service answered."""
+
+    status: int
+    body: dict[str, Any]
+    replayed: bool
+
+
+class Till:
+    """The ledger by way of its routes, without a network in between."""
+
+    def __init__(self, folder: Path, clock: FakeClock) -> None:
+        app = create_app(folder, starting_balance=START, clock=clock)
+        self.ledger: Ledger = app.extensions["billing"]
+        self._client = app.test_client()
+
+    def deduct(self, request: Deduction, key: str) -> Told:
+        return self._post("/deduct_cost", request, key)
+
+    def reserve(self, request: Reserve, key: str) -> Told:
+        return self._post("/reserve", request, key)
+
+    def capture(self, request: Capture, key: str) -> Told:
+        return self._post("/capture", request, key)
+
+    def release(self, request: Release, key: str) -> Told:
+        return self._post("/release", request, key)
+
+    def _post(self, path: str, request: RequestModel, key: str) -> Told:
+        answer = self._client.post(path, json=request.model_dump(), headers={"Idempotency-Key": key})
+        return Told(answer.status_code, answer.get_json(), "Idempotency-Replayed" in answer.headers)
 
 
 @pytest.fixture
-def file(ledger: Ledger, tmp_path: Path) -> Iterator[sqlite3.Connection]:
+def till(tmp_path: Path, clock: FakeClock) -> Iterator[Till]:
+    till = Till(tmp_path, clock)
+    yield till
+    till.ledger.close()
+
+
+@pytest.fixture
+def file(till: Till, tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """The ledger's file in other hands, with a charge and a held reservation in it."""
-    ledger.deduct(Deduction(user="alice", amount=100), "k1")
-    ledger.reserve(Reserve(user="alice", amount=300), "k2")
-    connection = sqlite3.connect(tmp_path / "ledger.sqlite3", isolation_level=None)
+    till.deduct(Deduction(user="alice", amount=100), "k1")
+    till.reserve(Reserve(user="alice", amount=300), "k2")
+    connection = sqlite3.connect(tmp_path / "billing.sqlite3", isolation_level=None)
     yield connection
     connection.close()
 
@@ -93,32 +130,31 @@ def test_a_settled_reservation_never_comes_back(file: sqlite3.Connection) -> Non
         file.execute("UPDATE reservations SET state = 'captured', captured = 1")
 
 
-def test_a_clock_set_back_revives_nothing(ledger: Ledger, clock: FakeClock) -> None:
+def test_a_clock_set_back_revives_nothing(till: Till, clock: FakeClock) -> None:
     """Money of an expired reservation that was spent since cannot be captured when the clock is set back."""
-    held = ledger.reserve(Reserve(user="alice", amount=START, ttl_seconds=10), "r")
+    held = till.reserve(Reserve(user="alice", amount=START, ttl_seconds=10), "r")
     clock.advance(10)
-    assert ledger.deduct(Deduction(user="alice", amount=START), "d").status == 200
+    assert till.deduct(Deduction(user="alice", amount=START), "d").status == 200
     clock.set_now(datetime(2020, 1, 1, tzinfo=UTC))
-    answer = ledger.capture(Capture(reservation_id=held.body["reservation_id"], amount=1), "c")
+    answer = till.capture(Capture(reservation_id=held.body["reservation_id"], amount=1), "c")
     assert (answer.status, answer.body["state"]) == (409, "expired")
-    assert ledger.balance("alice", "USD")["balance"] == 0
+    assert till.ledger.balance("alice", "USD")["balance"] == 0
 
 
 def test_reservations_expire_while_the_service_is_down(tmp_path: Path, clock: FakeClock) -> None:
     """A reservation made before a restart expires at its own time after it."""
-    path = tmp_path / "ledger.sqlite3"
-    before = Ledger(path, starting_balance=START, clock=clock)
+    before = Till(tmp_path, clock)
     before.reserve(Reserve(user="alice", amount=400, ttl_seconds=60), "r")
-    before.close()
+    before.ledger.close()
     clock.advance(59)
-    after = Ledger(path, starting_balance=START, clock=clock)
+    after = Till(tmp_path, clock).ledger
     assert after.balance("alice", "USD")["held"] == 400
     clock.advance(1)
     assert after.balance("alice", "USD")["held"] == 0
     after.close()
 
 
-def test_an_error_in_a_write_leaves_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_write_leaves_nothing(till: Till, monkeypatch: pytest.MonkeyPatch) -> None:
     """When keeping the answer fails the charge is undone with it, and the same key charges afterwards."""
 
     def broken(*_: Any) -> None:
@@ -126,12 +162,26 @@ def test_an_error_in_a_write_leaves_nothing(ledger: Ledger, monkeypatch: pytest.
 
     request = Deduction(user="alice", amount=100)
     with monkeypatch.context() as patch:
-        patch.setattr("backend.services.billing.idempotency.keep", broken)
-        with pytest.raises(sqlite3.OperationalError):
-            ledger.deduct(request, "k")
-    assert ledger.entries("alice", None, limit=10, after=0)["entries"] == []
-    answer = ledger.deduct(request, "k")
+        patch.setattr(SharedTransaction, "finish", broken)
+        assert till.deduct(request, "k").status == 503
+    assert till.ledger.entries("alice", None, limit=10, after=0)["entries"] == []
+    answer = till.deduct(request, "k")
     assert (answer.status, answer.replayed, answer.body["balance"]) == (200, False, START - 100)
+
+
+def test_a_file_of_an_earlier_release_keeps_its_ledger(tmp_path: Path, clock: FakeClock) -> None:
+    """Accounts and entries that were written before are all there; a key charges no second time."""
+    old = sqlite3.connect(tmp_path / "billing.sqlite3")
+    old.executescript(f"{schema.SCHEMA} CREATE TABLE answers (scope TEXT, key TEXT);")
+    old.execute(ENTRY + "('alice', 'USD', 1, 'grant', 1000, 1000, NULL, 0)")
+    old.execute(ENTRY + "('alice', 'USD', 2, 'charge', -100, 900, 'k', 0)")
+    old.commit()
+    old.close()
+    till = Till(tmp_path, clock)
+    assert till.ledger.balance("alice", "USD")["balance"] == 900
+    assert till.deduct(Deduction(user="alice", amount=100), "k").status == 409
+    assert till.deduct(Deduction(user="alice", amount=100), "k2").body["balance"] == 800
+    till.ledger.close()
 
 
 @pytest.mark.parametrize("balance", [-1, 2**53])
@@ -164,14 +214,14 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.clock = FakeClock()
-        self.ledger = Ledger(self.folder / "ledger.sqlite3", starting_balance=START, clock=self.clock)
+        self.till = Till(self.folder, self.clock)
         self.balances: dict[str, int] = {}
         self.holds: dict[str, Hold] = {}
         self.keys = (f"key-{number}" for number in itertools.count())
         self.done: list[tuple[Any, Any, str, Any]] = []
 
     def teardown(self) -> None:
-        self.ledger.close()
+        self.till.ledger.close()
         shutil.rmtree(self.folder)
 
     def available(self, user: str) -> int:
@@ -185,14 +235,14 @@ class LedgerAgainstModel(RuleBasedStateMachine):
         key = next(self.keys)
         answer = method(request, key)
         assert not answer.replayed
-        if answer.status != 404:
+        if answer.status not in (404, 409):  # they tell of the moment, and use up no key
             self.done.append((method, request, key, answer))
         return answer
 
     @rule(user=users, amount=amounts)
     def deduct(self, user: str, amount: int) -> None:
         enough = amount <= self.available(user)
-        answer = self.write(self.ledger.deduct, Deduction(user=user, amount=amount))
+        answer = self.write(self.till.deduct, Deduction(user=user, amount=amount))
         assert answer.status == (200 if enough else 402)
         if enough:
             self.balances[user] -= amount
@@ -200,7 +250,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     @rule(target=held, user=users, amount=amounts, ttl=st.integers(1, 60))
     def reserve(self, user: str, amount: int, ttl: int) -> str:
         enough = amount <= self.available(user)
-        answer = self.write(self.ledger.reserve, Reserve(user=user, amount=amount, ttl_seconds=ttl))
+        answer = self.write(self.till.reserve, Reserve(user=user, amount=amount, ttl_seconds=ttl))
         assert answer.status == (200 if enough else 402)
         if not enough:
             return "nosuch"
@@ -211,7 +261,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     @rule(reservation_id=held, amount=amounts)
     def capture(self, reservation_id: str, amount: int) -> None:
         hold = self.holds.get(reservation_id)
-        answer = self.write(self.ledger.capture, Capture(reservation_id=reservation_id, amount=amount))
+        answer = self.write(self.till.capture, Capture(reservation_id=reservation_id, amount=amount))
         if hold is None:
             assert answer.status == 404
         elif not self.active(hold) or amount > hold.amount:
@@ -224,7 +274,7 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     @rule(reservation_id=held)
     def release(self, reservation_id: str) -> None:
         hold = self.holds.get(reservation_id)
-        answer = self.write(self.ledger.release, Release(reservation_id=reservation_id))
+        answer = self.write(self.till.release, Release(reservation_id=reservation_id))
         if hold is None:
             assert answer.status == 404
         elif hold.state == "captured":
@@ -257,9 +307,9 @@ class LedgerAgainstModel(RuleBasedStateMachine):
     @invariant()
     def amounts_agree(self) -> None:
         for user in self.balances:
-            shown = self.ledger.balance(user, "USD")
+            shown = self.till.ledger.balance(user, "USD")
             assert (shown["balance"], shown["available"]) == (self.balances[user], self.available(user))
-            entries = self.ledger.entries(user, "USD", limit=1000, after=0)["entries"]
+            entries = self.till.ledger.entries(user, "USD", limit=1000, after=0)["entries"]
             assert sum(entry["amount"] for entry in entries) == shown["balance"]
             assert shown["available"] >= 0
 
