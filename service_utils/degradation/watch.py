@@ -65,9 +65,8 @@ class Watch:
             RuntimeError: The system gives us no more threads.
         """
         self._unsubscribe = subscribe(self)
-        thread = threading.Thread(target=self._run, name="degradation-monitor", daemon=True)
-        thread.start()
-        self._thread = thread
+        self._thread = threading.Thread(target=self._run, name="degradation-monitor", daemon=True)
+        self._thread.start()
 
     def end(self) -> None:
         """Listen no more, and have the thread end soon."""
@@ -79,8 +78,10 @@ class Watch:
     def join(self, timeout: float) -> bool:
         """Wait for the thread, unless it is the one that asks. Returns whether it has ended."""
         thread = self._thread
-        if thread is None or thread is threading.current_thread():
-            return thread is None
+        if thread is None or thread.ident is None:
+            return True  # it never ran; should it just be about to, it finds that it is over
+        if thread is threading.current_thread():
+            return False
         thread.join(timeout)
         return not thread.is_alive()
 
