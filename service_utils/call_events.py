@@ -10,7 +10,6 @@ from service_utils.events import (
     AttemptFailed,
     AttemptStarted,
     CallFinished,
-    DeadLetterAdded,
     FailureKind,
     Listener,
     RetryScheduled,
@@ -88,16 +87,6 @@ class CallEvents:
             max_attempts=call.max_attempts,
             error_type=None if error is None else type(error).__name__,
             detail=None if error is None else call.detail,
-        )
-        notify(self._listeners, event)
-
-    def dead_letter_added(self, call: Call, letter_id: str) -> None:
-        """A call was put aside for later."""
-        event = DeadLetterAdded(
-            **self._of(call),
-            letter_id=letter_id,
-            method=call.method,
-            path=call.path,
         )
         notify(self._listeners, event)
 

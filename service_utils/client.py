@@ -440,7 +440,7 @@ class ResilientServiceClient:
         replay = self._build(call, bound_context(), params, key, kwargs).replay()
         if replay is None:
             raise ValueError(f"{method} {path}: only a write whose body can be read again can be enqueued")
-        letter_id = self._dead_letters.add(
+        return self._dead_letters.add(
             self.name,
             replay.method,
             replay.path,
@@ -448,8 +448,6 @@ class ResilientServiceClient:
             headers=replay.headers,
             idempotency_key=replay.idempotency_key,
         )
-        self._events.dead_letter_added(call, letter_id)
-        return letter_id
 
     def read_key(self, path: str, arguments: Mapping[str, Any]) -> ReadKey | None:
         """What tells this GET from others, for :class:`~service_utils.policies.fallback.StaleCache`.

@@ -12,7 +12,7 @@ from service_utils.http.headers import TIME_LEFT_HEADER
 from service_utils.http.idempotency import IDEMPOTENCY_HEADER
 from service_utils.http.tokens import INTERNAL_TOKEN_HEADER
 
-__all__ = ["READING_METHODS", "replay_of"]
+__all__ = ["READING_METHODS", "may_be_kept", "replay_of"]
 
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
@@ -65,12 +65,13 @@ def replay_of(
     kept: dict[str, Any] = {
         name: value
         for name, value in headers
-        if (name.lower() in callers or name.lower() in _OF_THE_BODY) and _may_be_kept(name, value)
+        if (name.lower() in callers or name.lower() in _OF_THE_BODY) and may_be_kept(name, value)
     }
     return Replay(method, path if path.startswith("/") else "/" + path, data, kept, idempotency_key)
 
 
-def _may_be_kept(header: str, value: str | bytes) -> bool:
+def may_be_kept(header: str, value: str | bytes) -> bool:
+    """Whether a header may lie in a store: it is no credential, and none that each sending makes anew."""
     name = header.lower()
     if name == IDEMPOTENCY_HEADER.lower():
         return True
