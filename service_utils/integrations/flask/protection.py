@@ -19,7 +19,8 @@ from service_utils.clock import Clock
 from service_utils.errors import TokenError
 from service_utils.events import Listener, LoadShed, notify
 from service_utils.http.context import current_deadline
-from service_utils.integrations.flask.admission import Admission, Gate, Queue, Shed, run
+from service_utils.integrations.flask.admission import Admission, run
+from service_utils.integrations.flask.gates import Gate, Queue, Shed
 from service_utils.integrations.flask.inbound import Inbound
 from service_utils.integrations.flask.limits import Limits, Priority
 from service_utils.integrations.flask.problems import problem
