@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from service_utils.policies.deadline import Deadline
 
-__all__ = ["Cert", "SendOptions", "Timeout", "checked_cert", "checked_verify", "resolve_verify"]
+__all__ = [
+    "Cert",
+    "SendOptions",
+    "SessionSettings",
+    "Timeout",
+    "checked_cert",
+    "checked_verify",
+    "resolve_verify",
+]
 
 Timeout: TypeAlias = "float | tuple[float | None, float | None] | None"
 Cert: TypeAlias = "str | tuple[str, str]"
@@ -34,6 +42,23 @@ class SendOptions:
     verify: bool | str | None = None
     cert: Cert | None = None
     deadline: Deadline | None = None
+
+
+class SessionSettings(NamedTuple):
+    """Whom a session speaks as and how, where a call does not say so itself.
+
+    Attributes:
+        verify: Its TLS verification.
+        cert: Its client certificate.
+        proxies: Its proxies.
+        client: The client's own verification and certificate; None for a session that was given to it, whose
+            adapters may speak as anybody.
+    """
+
+    verify: object
+    cert: object
+    proxies: tuple[tuple[object, object], ...]
+    client: tuple[object, object] | None
 
 
 def checked_verify(verify: Any) -> bool | str | None:

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import requests
@@ -21,7 +21,7 @@ from service_utils.errors import RequestException
 from service_utils.http.context import BoundContext
 from service_utils.http.copies import copied_response
 from service_utils.http.headers import REQUEST_ID_HEADER, TIME_LEFT_HEADER
-from service_utils.http.options import SendOptions
+from service_utils.http.options import SendOptions, SessionSettings
 from service_utils.http.outgoing import RequestMaker
 from service_utils.http.response import FastResponse
 from service_utils.http.token_keeper import TokenKeeper
@@ -54,6 +54,8 @@ class ReadKey:
     limits: Hashable
     deadline: Deadline | None
     inbound: Deadline | None
+    _again: Callable[[bytes], bytes] = field(repr=False)
+    _unmistakable: bool
 
     def patience(self) -> float | None:
         """Seconds until the first of the deadlines; None without one."""
@@ -63,6 +65,19 @@ class ReadKey:
     def bounded(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments with the deadline that began when the key was made."""
         return dict(arguments) if self.deadline is None else {**arguments, "deadline": self.deadline}
+
+    def lasting(self, secret: bytes, *, known: bool) -> bytes | None:
+        """Like ``digest``, but the same in every process that has the secret, and for every client alike.
+
+        Args:
+            secret: What it is hashed with.
+            known: Whether the caller says otherwise whom the client speaks as.
+
+        Returns:
+            None where another client could look the same and speak as somebody else: its session was given to
+            it, and may sign requests on their way.
+        """
+        return self._again(secret) if known or self._unmistakable else None
 
     def copy(self, response: Any) -> FastResponse:
         """See :func:`~service_utils.http.copies.copied_response`."""
@@ -125,9 +140,15 @@ class ReadKeys:
         hooks: Any = request.hooks
         if not isinstance(request.body, bytes | str | None) or any(hooks.values()):
             return None
-        digest = _digest_of(_parts(self._number, request, outgoing.options, self._session()))
+        session = self._session()
+        digest = _digest_of(_parts(self._number, request, outgoing.options, session), _SECRET)
         limits = repr(arguments.get("timeout")), id(arguments.get("retry"))
-        return ReadKey(digest, limits, deadline, inbound.deadline)
+        unmistakable = isinstance(session, SessionSettings) and session.client is not None
+
+        def again(secret: bytes) -> bytes:
+            return _digest_of(_parts("any", request, outgoing.options, session), secret[:64])
+
+        return ReadKey(digest, limits, deadline, inbound.deadline, again, unmistakable)
 
     def _deadline_of(self, given: Any) -> Deadline | None:
         if isinstance(given, Deadline):
@@ -152,7 +173,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _parts(
-    number: int, request: requests.PreparedRequest, options: SendOptions, session: tuple[object, ...]
+    number: object, request: requests.PreparedRequest, options: SendOptions, session: tuple[object, ...]
 ) -> Iterator[object]:
     yield number
     yield request.method
@@ -174,8 +195,8 @@ def _text_of(value: object) -> object:
     return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
-def _digest_of(parts: Iterable[object], new: Callable[..., Any] = hashlib.blake2b) -> bytes:
-    digest = new(key=_SECRET, digest_size=32)
+def _digest_of(parts: Iterable[object], secret: bytes, new: Callable[..., Any] = hashlib.blake2b) -> bytes:
+    digest = new(key=secret, digest_size=32)
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
         # Kind and length stand before each, so that no two lists of parts look alike.

@@ -36,6 +36,7 @@ from service_utils.http.fast import (
 from service_utils.http.options import (
     Cert,
     SendOptions,
+    SessionSettings,
     Timeout,
     checked_cert,
     checked_verify,
@@ -173,10 +174,11 @@ class SessionTransport:
             response.__class__ = FastResponse
         return response
 
-    def session_settings(self) -> tuple[object, ...]:
+    def session_settings(self) -> SessionSettings:
         """Whom the session speaks as and how, where a call does not say so itself."""
         session = self._session
-        return session.verify, session.cert, sorted(session.proxies.items())
+        client = None if self._own is None else (self._verify, self._cert)
+        return SessionSettings(session.verify, session.cert, tuple(sorted(session.proxies.items())), client)
 
     def close(self) -> None:
         """Close idle connections; a session that was given is its owner's to close."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,53 +19,15 @@ from service_utils.policies.fallback.answers import (
 )
 from service_utils.policies.fallback.degraded import mark_degraded
 from service_utils.policies.fallback.failures import Failures, raise_if_failed, tell
+from service_utils.policies.fallback.lasting import Lasting, LastingAnswers, LastingKey
+from service_utils.policies.fallback.questions import Limits, Question, no_key
 from service_utils.policies.fallback.shelf import Fetching, Kept, Shelf
 from service_utils.policies.fallback.single_flight import Ending, Flight, SingleFlight
 from service_utils.policies.fallback.stale_counts import StaleCounts
 
-__all__ = ["LastAnswers", "Limits", "Question"]
+__all__ = ["LastAnswers"]
 
 _ENDINGS = {Worth.PRIVATE: Ending.ALONE, Worth.OWN: Ending.AGAIN}
-
-
-def _any_time() -> None:
-    """The patience of a caller who has no deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds the answers that are kept.
-
-    Attributes:
-        ttl: Seconds one is fresh.
-        max_age: Seconds until it is of no use at all.
-        max_entries: How many are kept.
-        max_bytes: How many bytes all of them take.
-    """
-
-    ttl: float
-    max_age: float
-    max_entries: int
-    max_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What one caller asks.
-
-    Attributes:
-        key: The same for two questions only if they have the same answer.
-        func: Makes the call that answers it.
-        copy: Makes a copy of an answer.
-        limits: What else must be the same for one caller to wait for the other's call.
-        patience: Tells the seconds he may wait; None for any time.
-    """
-
-    key: Hashable
-    func: Callable[[], Any]
-    copy: Callable[[Any], Any]
-    limits: Hashable = None
-    patience: Callable[[], float | None] = _any_time
 
 
 class LastAnswers:
@@ -77,6 +39,7 @@ class LastAnswers:
         failures: Which exceptions an old answer may stand in for.
         clock: Where the time comes from.
         listeners: Told of every stale answer, before those of the process.
+        lasting: Where answers outlive the process, or None.
 
     Attributes:
         counts: How often each kind of answer was given.
@@ -89,12 +52,14 @@ class LastAnswers:
         failures: Failures,
         clock: Clock,
         listeners: tuple[Listener, ...],
+        lasting: LastingAnswers | None = None,
     ) -> None:
         self._limits = limits
         self._name = name
         self._failures = failures
         self._clock = clock
         self._listeners = listeners
+        self._lasting = lasting
         self._shelf = Shelf(limits.max_entries, limits.max_bytes, limits.max_age)
         self._flights = SingleFlight(clock)
         self.counts = StaleCounts()
@@ -127,14 +92,18 @@ class LastAnswers:
         """Forget all answers; those of calls that are under way will not be kept either."""
         self._flights.outdate(lambda flight: True)
         self._shelf.outdate()
+        if self._lasting is not None:
+            self._lasting.forget(None)
 
-    def forget(self, key: Hashable) -> None:
+    def forget(self, key: Hashable, lasting: LastingKey = no_key) -> None:
         """Forget the answer to one question; see :meth:`clear`."""
         self._flights.outdate(lambda flight: flight.key[0] == key)
         self._shelf.outdate(key)
+        if self._lasting is not None:
+            self._lasting.forget(lasting)
 
-    def status(self) -> dict[str, int]:
-        """Limits, what is kept, and the counts."""
+    def status(self) -> dict[str, Any]:
+        """Limits, what is kept, and the counts; with a store, whether it can be used."""
         entries, size = self._shelf.counts(self._clock.monotonic())
         return {
             "max_entries": self._limits.max_entries,
@@ -142,11 +111,45 @@ class LastAnswers:
             "entries": entries,
             "bytes": size,
             **self.counts.snapshot(),
+            **({} if self._lasting is None else {"store": "failing" if self._lasting.failing else "ok"}),
         }
 
     def fresh(self, ask: Question) -> Kept | None:
         """What is kept and still fresh."""
         return self._shelf.find(ask.key, self._clock.monotonic(), self._limits.ttl)
+
+    def fresh_elsewhere(self, ask: Question) -> Kept | None:
+        """What the store has and is still fresh."""
+        kept = self.restored(ask)
+        return kept if kept is not None and self._clock.monotonic() - kept.at < self._limits.ttl else None
+
+    def restored(self, ask: Question) -> Kept | None:
+        """What the store has that is newer than what is kept here; it is kept here from then on.
+
+        What the store knows to be gone is forgotten here.
+        """
+        if self._lasting is None:
+            return None
+        fetching = Fetching(ask.key, self._clock.monotonic())
+        try:
+            self._shelf.begin(fetching)
+            found = self._lasting.find(ask.lasting)
+            return None if found is None else self._taken_over(ask, found, fetching)
+        finally:
+            self._shelf.end(fetching)
+
+    def _taken_over(self, ask: Question, found: Lasting, fetching: Fetching) -> Kept | None:
+        here = self._shelf.find(ask.key, self._clock.monotonic(), self._limits.max_age)
+        if found.gone:
+            if here is not None and here.began <= found.at:
+                self._shelf.outdate(ask.key, but=fetching)
+            return None
+        if here is not None and here.began >= found.began:
+            return None
+        size = size_of(found.answer, self._limits.max_bytes)
+        kept = Kept(found.answer, size, found.began, found.at)
+        self._shelf.put(fetching, kept)
+        return None if fetching.outdated else kept
 
     def fetch(self, ask: Question, flight: Flight | None) -> Any:
         """Make the call, and see to what becomes of its result."""
@@ -175,15 +178,19 @@ class LastAnswers:
         kept = None if worth is Worth.PRIVATE else ask.copy(answer)
         if worth is Worth.KEPT and getattr(answer, "_stale_age", None) is None:  # not another cache's old one
             size = size_of(kept, self._limits.max_bytes)
-            self._shelf.put(fetching, Kept(kept, size, fetching.began, self._clock.monotonic()))
+            at = self._clock.monotonic()
+            self._shelf.put(fetching, Kept(kept, size, fetching.began, at))
+            if self._lasting is not None and not fetching.outdated:
+                self._lasting.keep(ask.lasting, kept, fetching.began, at)
         if flight is not None:
             flight.result, flight.ending = kept, _ENDINGS.get(worth, Ending.SHARED)
         return answer
 
     def _stale(self, ask: Question, first: Exception) -> tuple[Any] | None:
         """The answer in place of a failed call, if there is one; an old one is marked and told."""
+        restored = self.restored(ask)
         now = self._clock.monotonic()
-        kept = self._shelf.find(ask.key, now, self._limits.max_age)
+        kept = restored or self._shelf.find(ask.key, now, self._limits.max_age)
         if kept is None:
             return None
         answer = ask.copy(kept.answer)
@@ -212,6 +219,8 @@ class LastAnswers:
             return
         self._flights.outdate(lambda other: other.key[0] == ask.key and other is not flight)
         self._shelf.outdate(ask.key, but=fetching)
+        if self._lasting is not None:
+            self._lasting.forget(ask.lasting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,10 +231,10 @@ class _Asking:
     ask: Question
 
     def lead(self, flight: Flight) -> Any:
-        kept = self.answers.fresh(self.ask)
+        kept = self.answers.fresh(self.ask) or self.answers.fresh_elsewhere(self.ask)
         if kept is None:
             return self.answers.fetch(self.ask, flight)
-        # Another thread's call has ended since this one looked.
+        # Another thread's call has ended since this one looked, or another process has made one.
         self.answers.counts.note("hits")
         flight.result, flight.ending = kept.answer, Ending.SHARED
         return self.ask.copy(kept.answer)

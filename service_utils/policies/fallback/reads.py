@@ -28,6 +28,18 @@ class ReadKey(Protocol):
         """The arguments with the deadline that began when the key was made."""
         ...
 
+    def lasting(self, secret: bytes, *, known: bool) -> bytes | None:
+        """Like ``digest``, but the same in every process that has the secret.
+
+        Args:
+            secret: What it is hashed with.
+            known: Whether the caller says otherwise whom the client speaks as.
+
+        Returns:
+            None where another client could look the same and speak as somebody else.
+        """
+        ...
+
     def copy(self, response: Any) -> Any:
         """A copy of a response that shares nothing with it which can be changed, and holds no credentials."""
         ...

@@ -26,7 +26,15 @@ from service_utils.policies.fallback.failures import (
     check_name,
     is_async,
 )
-from service_utils.policies.fallback.last_answers import LastAnswers, Limits, Question
+from service_utils.policies.fallback.last_answers import LastAnswers
+from service_utils.policies.fallback.lasting import (
+    AnswerStore,
+    LastingAnswers,
+    LastingKey,
+    function_key,
+    plain_key,
+)
+from service_utils.policies.fallback.questions import Limits, Question
 from service_utils.policies.fallback.reads import Reader, ReadKey, with_identity
 
 __all__ = ["StaleCache", "stale_age"]
@@ -36,6 +44,7 @@ T = TypeVar("T")
 
 _READ = object()  # stands before the keys of get(), so that nobody's own key can be one of them
 _CALL = object()
+_NAME = "stale_cache"
 
 
 def stale_age(response: object) -> float | None:
@@ -65,10 +74,18 @@ class StaleCache:
     For any number of threads. No lock is held while a call is made. A forked child keeps the answers, and
     waits for no call of its parent's.
 
+    With a ``store`` the answers outlive the process, and all processes that share the store share them: a
+    fresh one is not asked for again, a stale one stands in wherever the call failed, and what one process
+    has forgotten stands in nowhere. (An answer that is still fresh in the memory of another process is given
+    there until its ``ttl`` is over.) Kept so are the responses of :meth:`get` by a client that has made its
+    own session, and of :meth:`call` and :meth:`cached` what is plain JSON, by keys of strings, bytes, numbers
+    and tuples of them. Whatever is wrong with the store, the calls do not feel it.
+
     Args:
         ttl: Seconds an answer is fresh; 0 to ask each time.
         stale_for: Seconds after that in which it may stand in for a failed call.
-        name: What it is called in log lines, metrics and degraded answers.
+        name: What it is called in log lines, metrics and degraded answers, and what a store keeps its
+            answers by: with a store it needs a name of its own.
         max_entries: Answers kept at most; those not used for longest make room.
         max_bytes: Bytes they take at most, roughly. An answer that is longer is not kept.
         catch: Exactly the exceptions that count as failures: a type or a tuple of types. By default every
@@ -77,6 +94,8 @@ class StaleCache:
             values that nobody changes, ``lambda answer: answer`` is quicker.
         clock: Where the time comes from.
         listeners: Told of every stale answer, before those of the process.
+        store: Where answers outlive the process, such as
+            :class:`service_utils.fallbacks.sqlite_answers.SQLiteAnswers`; None for memory alone.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -88,13 +107,14 @@ class StaleCache:
         ttl: float,
         stale_for: float,
         *,
-        name: str = "stale_cache",
+        name: str = _NAME,
         max_entries: int = 1024,
         max_bytes: int = 32 * 2**20,
         catch: Catch = None,
         copy: Callable[[Any], Any] = copy.deepcopy,
         clock: Clock | None = None,
         listeners: Iterable[Listener] = (),
+        store: AnswerStore | None = None,
     ) -> None:
         require_seconds("ttl", ttl)
         require_seconds("stale_for", stale_for)
@@ -107,12 +127,15 @@ class StaleCache:
         self.stale_for = float(stale_for)
         self.name = name
         self._copy = copy
+        _check_store(store, name)
+        clock, max_age = checked_clock(clock), self.ttl + self.stale_for
         self._answers = LastAnswers(
-            Limits(self.ttl, self.ttl + self.stale_for, max_entries, max_bytes),
+            Limits(self.ttl, max_age, max_entries, max_bytes),
             name,
             Failures(catch),
-            checked_clock(clock),
+            clock,
             checked_listeners(listeners),
+            None if store is None else LastingAnswers(store, name, max_age, clock),
         )
 
     def call(self, key: Hashable, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -133,7 +156,8 @@ class StaleCache:
             TypeError: The key cannot be hashed, the function is async, or its answer cannot be copied.
         """
         _check_sync("call", func)
-        return cast(T, self._ask((_CALL, key), functools.partial(func, *args, **kwargs)))
+        made = functools.partial(func, *args, **kwargs)
+        return cast(T, self._answers.to(self._call_question((_CALL, key), made, plain_key("call", key))))
 
     def cached(self, *, key: Callable[..., Hashable]) -> Callable[[Callable[P, T]], Callable[P, T]]:
         """Decorate a sync function, so that each call is a :meth:`call`.
@@ -155,8 +179,10 @@ class StaleCache:
 
             @functools.wraps(func)
             def cached(*args: P.args, **kwargs: P.kwargs) -> T:
-                kept_by = (func, key(*args, **kwargs))
-                return cast(T, self._ask(kept_by, functools.partial(func, *args, **kwargs)))
+                kept_by = key(*args, **kwargs)
+                made = functools.partial(func, *args, **kwargs)
+                lasting = function_key(func, kept_by)
+                return cast(T, self._answers.to(self._call_question((func, kept_by), made, lasting)))
 
             return cached
 
@@ -202,8 +228,13 @@ class StaleCache:
         if key is None:
             self._answers.counts.note("passed")
             return client.get(path, **kwargs)
-        digest = key.digest if identity is None else with_identity(key.digest, identity)
-        return self._ask((_READ, digest), functools.partial(client.get, path, **key.bounded(kwargs)), key)
+        told = identity is not None
+        if callable(identity):
+            identity = identity()
+        digest = with_identity(key.digest, identity) if told else key.digest
+        asked = functools.partial(client.get, path, **key.bounded(kwargs))
+        lasting = functools.partial(_lasting_read, key, told, identity)
+        return self._answers.to(Question((_READ, digest), asked, key.copy, key.limits, key.patience, lasting))
 
     def clear(self) -> None:
         """Forget all answers; those of calls that are under way will not be kept either."""
@@ -211,7 +242,7 @@ class StaleCache:
 
     def forget(self, key: Hashable) -> None:
         """Forget what :meth:`call` keeps by this key; see :meth:`clear`."""
-        self._answers.forget((_CALL, key))
+        self._answers.forget((_CALL, key), plain_key("call", key))
 
     def get_status(self) -> dict[str, Any]:
         """A JSON-ready picture: settings, what is kept, and how often each kind of answer was given."""
@@ -220,10 +251,8 @@ class StaleCache:
     def __repr__(self) -> str:
         return f"StaleCache({self.ttl!r}, {self.stale_for!r}, name={self.name!r})"
 
-    def _ask(self, key: Hashable, func: Callable[[], Any], read: ReadKey | None = None) -> Any:
-        if read is not None:
-            return self._answers.to(Question(key, func, read.copy, read.limits, read.patience))
-        return self._answers.to(Question(key, func, self._copied))
+    def _call_question(self, key: Hashable, func: Callable[[], Any], lasting: LastingKey) -> Question:
+        return Question(key, func, self._copied, lasting=lasting)
 
     def _copied(self, answer: Any) -> Any:
         try:
@@ -240,3 +269,20 @@ def _check_sync(method: str, func: object) -> None:
         raise TypeError(f"func={func!r}: must be callable")
     if is_async(func):
         raise TypeError(f"{func!r}: is async, and StaleCache.{method}() takes sync functions alone")
+
+
+def _check_store(store: object, name: str) -> None:
+    if store is None:
+        return
+    if not all(callable(getattr(store, method, None)) for method in ("secret", "find", "keep", "forget")):
+        raise TypeError(f"store={store!r}: must be an AnswerStore, such as SQLiteAnswers(path)")
+    if name == _NAME:
+        raise ValueError(
+            f"name={name!r}: a cache with a store needs a name of its own, to tell answers apart"
+        )
+
+
+def _lasting_read(key: ReadKey, told: bool, identity: object, secret: bytes) -> bytes | None:
+    """A read's lasting key; ``told`` is whether the caller has said who the user is."""
+    digest = key.lasting(secret, known=told)
+    return with_identity(digest, identity) if told and digest is not None else digest
