@@ -15,7 +15,7 @@ NAMES = ("chroma", "filesystem", "billing", "git")
 class Circuits:
     """Stands for a registry."""
 
-    def __init__(self, *names: str, clock: FakeClock) -> None:
+    def __init__(self, *names: str, clock: FakeClock | None) -> None:
         self.breakers = {
             name: CircuitBreaker(name, clock=clock, failure_threshold=1, recovery_timeout=30.0)
             for name in names or NAMES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import threading
 import time
 import weakref
@@ -14,7 +15,7 @@ import pytest
 from service_utils.degradation import DegradationLevel, DegradationMonitor, Rule, Snapshot, unhealthy
 from service_utils.events import DegradationChanged, telling
 from service_utils.testing import FakeClock
-from tests.degradation.circuits import Circuits, Told, make_monitor
+from tests.degradation.circuits import RULES, Circuits, Told, make_monitor
 from tests.forked import in_child
 from tests.side_by_side import PATIENCE, in_thread, together
 
@@ -277,8 +278,13 @@ def test_a_child_of_a_stopped_one_has_none(circuits: Circuits, fake_clock: FakeC
     assert in_child(lambda: [monitor.running, len(threads())]) == [False, 0]
 
 
-def test_forks_in_the_middle_of_everything(monitor: DegradationMonitor, circuits: Circuits) -> None:
+def test_forks_in_the_middle_of_everything(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the threads are doing at a fork, the child's monitor works."""
+    # No lines and the machine's clock: pytest's log file and a FakeClock have locks that no fork minds.
+    caplog.set_level(logging.CRITICAL + 1, "service_utils")
+    circuits = Circuits(clock=None)
+    monitor = DegradationMonitor(circuits, RULES)
+    monitor.start()
     done = threading.Event()
 
     def stir(number: int) -> None:
@@ -299,3 +305,4 @@ def test_forks_in_the_middle_of_everything(monitor: DegradationMonitor, circuits
         done.set()
         for thread in stirring:
             thread.join(PATIENCE)
+        monitor.stop()
