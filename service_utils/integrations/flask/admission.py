@@ -87,7 +87,8 @@ class Admission:
         breaker.record(permit, outcome, duration, error=error)
 
     def __del__(self) -> None:
-        self.close()
+        if hasattr(self, "_outcome"):  # the last that __init__ sets, which a signal can interrupt, too
+            self.close()
 
 
 class Body:
