@@ -51,7 +51,9 @@ def _cells(letter: Mapping[str, Any]) -> tuple[str, ...]:
 def letter_in_full(letter: DeadLetter, *, body: bool) -> None:
     """All that is known of one."""
     told = letter.as_dict(body=body)
-    shown: dict[str, Any] = {name: _moment(value) if name in _TIMES else value for name, value in told.items()}
+    shown: dict[str, Any] = {
+        name: _moment(value) if name in _TIMES else value for name, value in told.items()
+    }
     contents = {name: shown.pop(name) for name in ("body", "last_response") if name in shown}
     headers = shown.pop("headers")
     for name, value in shown.items():
