@@ -2,8 +2,8 @@
 
     python -m benchmarks.dead_letters
 
-Every letter (1 KiB of body) is on the disk when ``add`` returns: SQLite with ``synchronous=FULL``. For comparison
-the same in memory, and the disk alone: as many bytes written and synchronised as one commit writes.
+Every letter (1 KiB of body) is on the disk when ``add`` returns: SQLite with ``synchronous=FULL``. For
+comparison the same in memory, and the disk alone: as many bytes written and synchronised as one commit writes.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def main() -> None:
         tempfile.TemporaryDirectory(dir=".") as name,
         closing(SQLiteDeadLetters(Path(name) / "letters.sqlite3")) as store,
     ):
-        queue = DeadLetterQueue(store)
-        memory = DeadLetterQueue(MemoryDeadLetters())
+        queue = DeadLetterQueue(store, max_letters=10**6)
+        memory = DeadLetterQueue(MemoryDeadLetters(), max_letters=10**7, max_bytes=2**33)
         print(f"a write and a sync of the bare disk: {rate(bare_disk(Path(name))):8.0f} a second")
         print(f"SQLite, one by one:                  {rate(add_one(queue)):8.0f} letters a second")
         print(f"SQLite, batches of {BATCH}:              {rate(add_batch(queue)):8.0f} letters a second")
