@@ -83,19 +83,28 @@ def _add_run(commands: Any, command: _Command) -> None:
         metavar="NAME=URL",
         help="where the letters for this service go; once for each service",
     )
-    seconds = "seconds, or 30s, 5m, 2h, 7d"
     parser.add_argument(
-        "--interval", type=_age, default=5.0, help=f"between two looks (default: 5; {seconds})"
+        "--interval",
+        type=_age,
+        default=5.0,
+        metavar="TIME",
+        help="between two looks, such as 90, 30s or 5m (default: 5s)",
     )
-    parser.add_argument("--batch-size", type=_count, default=20, help="letters taken at once (default: 20)")
-    parser.add_argument("--lease", type=_age, default=60.0, help="how long a letter is ours (default: 60)")
+    parser.add_argument(
+        "--batch-size", type=_count, default=20, metavar="N", help="letters taken at once (default: 20)"
+    )
+    parser.add_argument(
+        "--lease", type=_age, default=60.0, metavar="TIME", help="how long a letter is ours (default: 60s)"
+    )
     parser.add_argument("--once", action="store_true", help="deliver one batch of each service, then end")
 
 
 def _add_list(commands: Any, command: _Command) -> None:
     parser = _add(commands, "list", command, "list letters, oldest first")
     _add_filter(parser)
-    parser.add_argument("--limit", type=_count, default=100, help="how many at most (default: 100)")
+    parser.add_argument(
+        "--limit", type=_count, default=100, metavar="N", help="how many at most (default: 100)"
+    )
     parser.add_argument("--after", metavar="ID", help="begin behind this letter")
 
 
@@ -122,7 +131,7 @@ def _add_purge(commands: Any, command: _Command) -> None:
     parser = _add(commands, "purge", command, "remove letters for good")
     _add_filter(parser)
     parser.add_argument(
-        "--older-than", type=_age, metavar="AGE", help="only those kept longer ago, such as 7d"
+        "--older-than", type=_age, metavar="TIME", help="only those kept longer ago, such as 7d"
     )
     _add_all(parser)
 
