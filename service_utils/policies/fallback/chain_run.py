@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service_utils.clock import Clock
-from service_utils.errors import BulkheadFullError, CircuitOpenError, DeadlineExceeded
+from service_utils.errors import BulkheadFullError, DeadlineExceeded, ServiceUnavailable
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback.degraded import mark_degraded
 from service_utils.policies.fallback.failures import Failures, sentence_of, tell
@@ -127,7 +127,7 @@ class ChainRun:
         if strategy.circuit is not None:
             try:
                 strategy.circuit.check()
-            except CircuitOpenError as error:
+            except ServiceUnavailable as error:
                 return error
         return None
 

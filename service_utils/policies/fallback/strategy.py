@@ -13,10 +13,10 @@ __all__ = ["Circuit", "Strategy", "StrategyLike", "in_order"]
 
 
 class Circuit(Protocol):
-    """A circuit that can be asked without calling anybody; a ``CircuitBreaker`` is one."""
+    """What can say "not now" without calling anybody; a ``CircuitBreaker`` is one."""
 
     def check(self) -> None:
-        """Raise a ``CircuitOpenError`` if it lets no call through now."""
+        """Raise a ``ServiceUnavailable``, such as a ``CircuitOpenError``, if it lets no call through now."""
         ...
 
 
