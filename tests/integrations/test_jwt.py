@@ -120,6 +120,14 @@ class TestSigning:
         assert token_of(provider) != first
         assert flaw_of(TokenVerifier(keys(), "billing", clock=clock), token_of(provider)) is None
 
+    def test_a_clock_that_is_set_back_again_and_again_makes_no_token_live_on(self, clock: FakeClock) -> None:
+        """A token is used for no longer than its time, whatever the time of day says."""
+        provider = SignedToken(keys(), "backend", clock=clock, lifetime=60)
+        first, start = token_of(provider), clock.now()
+        clock.advance(45)
+        clock.set_now(start)
+        assert token_of(provider) != first
+
     def test_a_bearer_token_travels_in_authorization(self, clock: FakeClock) -> None:
         """Where the header is Authorization, both sides speak of Bearer."""
         sent = SignedToken(keys(), "backend", header="Authorization", clock=clock).headers("billing")
@@ -203,6 +211,7 @@ class TestVerifying:
             (11, 60, None, Flaw.NOT_YET),
             (0, 60, 10, None),
             (0, 60, 11, Flaw.NOT_YET),
+            (11, 60, 0, Flaw.NOT_YET),
             (-60, -9, None, None),
             (-60, -10, None, Flaw.EXPIRED),
             (-290, 10**9, None, Flaw.TOO_LONG),

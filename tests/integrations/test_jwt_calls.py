@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from werkzeug.serving import WSGIRequestHandler, make_server
-from werkzeug.test import TestResponse
+from werkzeug.test import TestResponse, run_wsgi_app
 
 from service_utils import ResilientServiceClient, ServiceRegistry
 from service_utils.integrations.flask import ServiceUtils, ensure_token_configured, require_internal_token
@@ -135,6 +135,21 @@ def test_a_request_is_judged_once() -> None:
     for number in (1, 2):
         assert app.test_client().get("/secret", headers=headers).status_code == 200
         assert len(judged) == number
+
+
+def test_an_app_within_an_app_judges_for_itself() -> None:
+    """A request that one app hands on to another is judged by each of them with its own eyes."""
+    clock = FakeClock()
+    inner, outer = guarded(clock, OLD), Flask("outer")
+    theirs = TokenVerifier(known(OLD), "outer", clock=clock)
+    ServiceUtils(outer, ServiceRegistry(), token_verifiers=[theirs])
+
+    def hand_on() -> object:
+        return run_wsgi_app(inner, {**request.environ, "PATH_INFO": "/secret"})[1].split()[0]
+
+    outer.add_url_rule("/secret", "secret", require_internal_token(hand_on))
+    answer = ask(outer, token(clock, audience="outer"))
+    assert (answer.status_code, answer.text) == (200, "403")
 
 
 class _Quiet(WSGIRequestHandler):

@@ -239,9 +239,12 @@ class TestFile:
         assert source.current() is first
         assert source.reload() is first
 
-    @pytest.mark.parametrize("damage", ["half", "gone", "bytes", "huge"])
+    @pytest.mark.parametrize(
+        ("damage", "words"),
+        [("half", "no JSON"), ("gone", "No such file"), ("bytes", "no UTF-8"), ("huge", "longer than")],
+    )
     def test_a_damaged_file_leaves_the_keys_as_they_were(
-        self, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, damage: str, words: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         """A file that is half written locks nobody out; the log says so once, and shows no key."""
         clock, path = FakeClock(), tmp_path / "keys.json"
@@ -262,6 +265,7 @@ class TestFile:
         errors = [record for record in caplog.records if record.levelno == logging.ERROR]
         assert len(errors) == 1
         assert str(path) in errors[0].getMessage()
+        assert words in errors[0].getMessage()
         assert A["k"][:12] not in caplog.text
         path.write_text(jwks(B))
         clock.advance(1)

@@ -15,6 +15,7 @@ from service_utils import BreakerConfig, ServiceRegistry, ServiceUnavailable
 from service_utils.events import LoadShed
 from service_utils.integrations.flask import ServiceUtils
 from service_utils.integrations.flask.protection import Limits, Priority, Protection, protect
+from service_utils.policies.bulkhead import Slot
 from service_utils.testing import FakeClock
 
 ONE = Limits(max_concurrent=1, breaker=None)
@@ -82,10 +83,14 @@ def test_a_full_route_turns_the_next_request_away() -> None:
 
 def test_the_view_and_the_hooks_before_it_do_no_work_for_a_refused_request() -> None:
     """Whoever is turned away costs nothing but the refusal."""
-    scene, ran = Scene({"/chat": ONE}), []
-    scene.app.before_request(lambda: ran.append("hook"))
-    scene.inside("/chat", lambda: (ran.clear(), scene.get()))
-    assert ran == []
+    app, ran = Flask("hooks"), []
+    app.before_request(lambda: ran.append("hook"))
+    app.add_url_rule("/chat", "chat", lambda: ran.append("view") or "done")
+    ServiceUtils(app, ServiceRegistry())
+    protection = protect(app, {"/chat": Limits(failure_threshold=1)})
+    protection.breakers["/chat"].force_open("test")
+    refused = app.test_client().get("/chat", headers={"X-Request-ID": "mine"}, buffered=True)
+    assert (refused.status_code, refused.json["request_id"], ran) == (503, "mine", [])
 
 
 def test_the_extension_may_come_after_the_protection() -> None:
@@ -226,6 +231,22 @@ def test_a_body_that_breaks_keeps_no_place(error: BaseException) -> None:
     )
 
 
+def test_an_answer_that_cannot_be_closed_keeps_no_place_and_counts() -> None:
+    """What is to be done at the end of an answer belongs to the route: its failure is the route's."""
+    scene = Scene({"/chat": Limits(max_concurrent=1, failure_threshold=1)})
+
+    def view() -> Response:
+        answer = Response("done")
+        answer.call_on_close(raising(ValueError("bug")))
+        return answer
+
+    scene.view = view
+    with pytest.raises(ValueError, match="bug"):
+        scene.get()
+    assert scene.in_flight() == 0
+    assert scene.protection.breakers["/chat"].state.value == "open"
+
+
 def test_hooks_that_raise_keep_no_place() -> None:
     """An error before the view or after it is an error of the route and takes no place with it."""
     scene = Scene({"/chat": ONE})
@@ -257,6 +278,24 @@ def test_a_signal_while_places_are_given_back_loses_none(monkeypatch: pytest.Mon
         scene.get()
     assert scene.in_flight() == 0
     assert scene.protection.get_status()["app"]["priorities"]["normal"]["in_flight"] == 0
+
+
+def test_a_signal_before_a_place_is_given_back_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same when it comes a moment earlier: by the time it comes out the place is free."""
+    scene = Scene({"/chat": ONE})
+    release, rung = Slot.release, []
+
+    def interrupted(slot: Slot) -> None:
+        if not rung:
+            rung.append(True)
+            raise KeyboardInterrupt
+        release(slot)
+
+    monkeypatch.setattr(Slot, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        scene.get()
+    assert scene.in_flight() == 0
+    assert raised.traceback
 
 
 def test_an_answer_without_body_gives_its_place_back() -> None:
@@ -499,10 +538,14 @@ def test_a_refused_request_holds_nothing_of_what_it_had_got() -> None:
 
     def look() -> None:
         assert scene.get("/chat").status_code == 503
-        held.append(scene.in_flight("/chat"))
 
+    def note(response: Response) -> Response:
+        held.append(scene.in_flight("/chat"))
+        return response
+
+    scene.app.after_request(note)
     scene.inside("/other", look)
-    assert held == [0]
+    assert held == [0, 0]
 
 
 def test_status_is_json_and_tells_all() -> None:
