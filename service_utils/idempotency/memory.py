@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from service_utils.clock import Clock
 from service_utils.forks import guard
 from service_utils.idempotency.record import (
+    KEEP_SECONDS,
     Answer,
     Began,
     Mismatch,
@@ -128,7 +129,9 @@ class MemoryIdempotency:
             self._records[question.record_id] = _Record(question, now)
         return True
 
-    def settle(self, record_id: str, token: int, answer: Answer | None, keep_for: float) -> bool:
+    def settle(
+        self, record_id: str, token: int, answer: Answer | None, keep_for: float = KEEP_SECONDS
+    ) -> bool:
         """See the protocol."""
         expires_at = self._now() + keep_for
         with self._lock:

@@ -11,7 +11,7 @@ from pathlib import Path
 from service_utils.clock import Clock
 from service_utils.idempotency import tables
 from service_utils.idempotency.holds import Holds
-from service_utils.idempotency.record import Answer, Began, Question, Started, UnknownRecord
+from service_utils.idempotency.record import KEEP_SECONDS, Answer, Began, Question, Started, UnknownRecord
 from service_utils.policies.checks import checked_clock, require_count
 from service_utils.storage import Database, StorageError
 
@@ -112,7 +112,9 @@ class SQLiteIdempotency:
                 return False
             return tables.take_over(connection, question, broken_off, self._now())
 
-    def settle(self, record_id: str, token: int, answer: Answer | None, keep_for: float) -> bool:
+    def settle(
+        self, record_id: str, token: int, answer: Answer | None, keep_for: float = KEEP_SECONDS
+    ) -> bool:
         """See the protocol.
 
         Raises:

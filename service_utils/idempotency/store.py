@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from service_utils.idempotency.record import Answer, Began, Question, UnknownRecord
+from service_utils.idempotency.record import KEEP_SECONDS, Answer, Began, Question, UnknownRecord
 
 __all__ = ["IdempotencyStore", "StoreError", "StoreFull"]
 
@@ -50,7 +50,9 @@ class IdempotencyStore(Protocol):
         """Give an unknown record to the question's token, which will run it; to one of many callers only."""
         ...
 
-    def settle(self, record_id: str, token: int, answer: Answer | None, keep_for: float) -> bool:
+    def settle(
+        self, record_id: str, token: int, answer: Answer | None, keep_for: float = KEEP_SECONDS
+    ) -> bool:
         """Say what became of an unknown execution: the answer to be given from now on, or None: not done.
 
         False when it is not unknown, or another execution has the key by now.
