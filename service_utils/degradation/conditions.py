@@ -32,7 +32,7 @@ __all__ = [
 
 _OPEN = frozenset({CircuitState.OPEN, CircuitState.FORCED_OPEN})
 _UNHEALTHY = "unhealthy"
-_NEARLY = 1e-9  # ten tenths are a little less than one in floating point
+_NEARLY = 1e-9  # 0.7 + 0.1 is a little less than 0.8 in floating point
 
 
 def _frozen(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -514,6 +515,35 @@ def test_an_override_that_expires_is_told_once(
     fake_clock.advance(10)
     assert together(16, lambda _: monitor.level) == [NORMAL] * 16
     assert told.steps() == [("normal", "severe"), ("severe", "normal")]
+
+
+class Overtaken(FakeClock):
+    """A clock in whose reading another reader may come first."""
+
+    overtake: Callable[[], object] | None = None
+
+    def monotonic(self) -> float:
+        now = super().monotonic()
+        overtake, self.overtake = self.overtake, None
+        if overtake is not None:
+            overtake()
+        return now
+
+
+def test_of_two_who_see_it_expire_one_tells(told: Told) -> None:
+    """A reader who finds that another has ended the override in the meantime leaves it at that."""
+    clock = Overtaken()
+    monitor = make_monitor(Circuits(clock=clock), clock, listeners=[told])
+    monitor.override("severe", reason="drill", author="ada", expires_in=10)
+    clock.advance(10)
+
+    def other() -> None:
+        assert monitor.level is NORMAL
+        monitor.override("minor", reason="drill", author="bob")
+
+    clock.overtake = other
+    assert monitor.level is MINOR
+    assert told.steps() == [("normal", "severe"), ("severe", "normal"), ("normal", "minor")]
 
 
 def test_changes_from_many_threads_make_one_story(monitor: DegradationMonitor, circuits: Circuits) -> None:

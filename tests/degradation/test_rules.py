@@ -82,11 +82,9 @@ def test_combinations(condition: Condition, holds: list[str]) -> None:
     assert [case for case in cases if condition(seen(*case))] == holds
 
 
-def test_ten_tenths_are_one() -> None:
-    """Weights that people write as fractions add up as people expect."""
-    weights = dict.fromkeys("abcdefghij", 0.1)
-    opened = Snapshot(dict.fromkeys(weights, CircuitState.OPEN))
-    assert weight_of(weights, 1)(opened)
+def test_fractions_add_up() -> None:
+    """Weights that people write as fractions add up as people expect, not as floating point does."""
+    assert weight_of({"a": 0.7, "b": 0.1, "c": 5}, 0.8)(seen("a", "b"))
 
 
 def test_the_worst_rule_that_holds_gives_the_level() -> None:
