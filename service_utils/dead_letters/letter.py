@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,22 +12,14 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
+from service_utils.wording import describe_error
+
 __all__ = ["CALL", "MESSAGE", "DeadLetter", "Lease", "LetterStatus", "describe_error", "new_letter_id"]
 
 CALL: Final = "call"
 MESSAGE: Final = "message"
 
-_LONGEST_ERROR = 500
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter looks like another
-
-_OF_AN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@]*@", re.IGNORECASE)
-_OF_A_QUERY = re.compile(r"\?[^\s'\"<>)]*")
-_CREDENTIALS = re.compile(r"\b(basic|bearer|digest|negotiate)\s+[^\s,;'\"]+", re.IGNORECASE)
-_NAMED_SECRET = re.compile(
-    r"\b([\w-]*(?:token|secret|passw(?:or)?d|api[_-]?key|authorization|cookie|credential)[\w-]*)"
-    r"(['\"]?\s*[=:]\s*)(?:['\"][^'\"]*['\"]|[^\s,;'\"}]+)",
-    re.IGNORECASE,
-)
 
 
 class LetterStatus(StrEnum):
@@ -172,21 +163,3 @@ def new_letter_id(seconds: float) -> str:
     milliseconds = min(max(int(seconds * 1000), 0), 2**48 - 1)
     number = milliseconds << 80 | secrets.randbits(80)
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
-
-
-def describe_error(error: BaseException | str | None) -> str | None:
-    """What went wrong, in one line without credentials; at most 500 characters.
-
-    An exception's type goes before its text, except where the text is a sentence of ours.
-    """
-    if error is None:
-        return None
-    text = " ".join(str(error).split())
-    if isinstance(error, BaseException) and not hasattr(error, "call"):
-        name = type(error).__name__
-        text = f"{name}: {text}" if text else name
-    text = _OF_AN_ADDRESS.sub(r"\1", text)
-    text = _NAMED_SECRET.sub(r"\1\2...", text)
-    text = _CREDENTIALS.sub(r"\1 ...", text)
-    text = _OF_A_QUERY.sub("?...", text)
-    return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 3] + "..."

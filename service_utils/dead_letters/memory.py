@@ -201,7 +201,7 @@ class MemoryDeadLetters:
                 count += 1
         return count
 
-    def purge(self, selection: Selection, now: float, limit: int) -> list[DeadLetter]:
+    def purge(self, selection: Selection, now: float, limit: int) -> Sequence[DeadLetter]:
         """See :class:`DeadLetterStore`."""
         purged: list[DeadLetter] = []
         with self._lock:

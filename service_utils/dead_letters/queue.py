@@ -191,7 +191,7 @@ class DeadLetterQueue:
         method: str,
         path: str,
         json: Any,
-        body: bytes | str | None,
+        body: Any,
         headers: Mapping[str, str | bytes] | None,
         error: BaseException | str | None,
         idempotency_key: str | None,
@@ -247,7 +247,7 @@ class DeadLetterQueue:
             last_status=_status_of(error),
         )
 
-    def _body_of(self, json: Any, body: bytes | str | None, what: str = "json") -> bytes | None:
+    def _body_of(self, json: Any, body: Any, what: str = "json") -> bytes | None:
         if not isinstance(json, EllipsisType):
             if body is not None:
                 raise ValueError("json and body are both given: a letter has one body")
@@ -256,8 +256,6 @@ class DeadLetterQueue:
             data = body
         elif isinstance(body, str):
             data = body.encode()
-        elif isinstance(body, bytearray | memoryview):
-            data = bytes(body)
         else:
             raise TypeError(f"body of type {type(body).__name__}: must be bytes or a string")
         if data is not None and len(data) > self.max_body:

@@ -295,7 +295,7 @@ class SQLiteDeadLetters:
             )
             return done.rowcount
 
-    def purge(self, selection: Selection, now: float, limit: int) -> list[DeadLetter]:
+    def purge(self, selection: Selection, now: float, limit: int) -> Sequence[DeadLetter]:
         """See :class:`DeadLetterStore`."""
         where, values = _condition(selection, now)
         values["limit"] = limit
@@ -388,7 +388,8 @@ def _letter(row: Sequence[Any], now: float) -> DeadLetter:
 
 
 def _condition(selection: Selection, now: float) -> tuple[str, dict[str, Any]]:
-    parts, values = ["1"], {"now": now}
+    parts = ["1"]
+    values: dict[str, Any] = {"now": now}
     if selection.service is not None:
         parts.append("service = :service")
         values["service"] = selection.service

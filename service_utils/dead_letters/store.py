@@ -168,7 +168,7 @@ class DeadLetterStore(Protocol):
         """
         ...
 
-    def purge(self, selection: Selection, now: float, limit: int) -> list[DeadLetter]:
+    def purge(self, selection: Selection, now: float, limit: int) -> Sequence[DeadLetter]:
         """Remove letters for good, the oldest first, but none that is leased. Returns them without bodies."""
         ...
 
