@@ -54,7 +54,8 @@ class CacheWithFallback:
     Which of the two is used is up to a circuit breaker: while it is open Redis is not asked at all.
 
     Args:
-        redis: The Redis client. Give it short time-outs (``socket_timeout``): a call waits for it.
+        redis: The Redis client. Give it short time-outs and no retries (``socket_timeout=0.5``,
+            ``retry=None``): calls wait for it.
         memory: What is used meanwhile.
         name: For log lines and the circuit.
         breaker: The circuit; by default one that opens after 3 failures in a row, for 10 seconds.
