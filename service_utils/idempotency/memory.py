@@ -124,7 +124,7 @@ class MemoryIdempotency:
         now = self._now()
         with self._lock:
             record = self._own_locked(question.record_id, broken_off)
-            if record is None or record.running:
+            if record is None or record.running or record.question.fingerprint != question.fingerprint:
                 return False
             self._records[question.record_id] = _Record(question, now)
         return True

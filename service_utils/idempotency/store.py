@@ -47,7 +47,11 @@ class IdempotencyStore(Protocol):
         ...
 
     def take_over(self, question: Question, broken_off: int) -> bool:
-        """Give an unknown record to the question's token, which will run it; to one of many callers only."""
+        """Give an unknown record to the question's token, which will run it; to one of many callers only.
+
+        The question is one with which ``begin`` has just found it unknown. False when it no longer is,
+        another execution has it, or it is about something else.
+        """
         ...
 
     def settle(

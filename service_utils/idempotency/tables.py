@@ -141,8 +141,8 @@ def take_over(connection: sqlite3.Connection, question: Question, broken_off: in
     """Hand the unanswered record of one execution to another."""
     updated = connection.execute(
         "UPDATE idempotency_records SET token = ?, began_at = ?"
-        " WHERE id = ? AND token = ? AND status IS NULL",
-        (question.token, now, question.record_id, broken_off),
+        " WHERE id = ? AND fingerprint = ? AND token = ? AND status IS NULL",
+        (question.token, now, question.record_id, question.fingerprint, broken_off),
     )
     return updated.rowcount == 1
 
