@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import waitress
 from flask import Flask, Response, request
+from waitress import wasyncore
 
 from service_utils import ServiceRegistry
 from service_utils.integrations.flask import Limits, Priority, ServiceUtils, protect
@@ -29,16 +30,24 @@ QUIET = logging.getLogger("waitress")
 def served(app: Flask) -> Iterator[int]:
     """The app behind waitress on a free port; yields the port."""
     QUIET.setLevel(logging.CRITICAL)
-    server = waitress.create_server(
-        app, host="127.0.0.1", port=0, threads=THREADS, clear_untrusted_proxy_headers=True
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
+    options = {"host": "127.0.0.1", "port": 0, "threads": THREADS, "clear_untrusted_proxy_headers": True}
+    server = waitress.create_server(app, **options)
+    stop = threading.Event()
+
+    def run() -> None:
+        # Its sockets are closed by the thread that waits for them: no other one may.
+        while not stop.is_set():
+            wasyncore.loop(timeout=1, map=server._map, count=1)
+        wasyncore.close_all(server._map)
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     try:
         yield server.effective_port
     finally:
-        server.close()
         server.task_dispatcher.shutdown()
+        stop.set()
+        server.pull_trigger()
         thread.join(PATIENCE)
         QUIET.setLevel(logging.NOTSET)
 
