@@ -153,7 +153,7 @@ class SQLiteAnswers:
             row = connection.execute(
                 "SELECT kind, head, body, began, at FROM answers WHERE cache = ? AND key = ?", (cache, key)
             ).fetchone()
-        if row is not None and (cleared is None or row[3] > cleared[0]):
+        if row is not None:  # what has been cleared is not there any more
             kind, head, body, began, at = row
             return (
                 Lasting(None, began, at, gone=True) if kind == _GONE else _read(kind, head, body, began, at)

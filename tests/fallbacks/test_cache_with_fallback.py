@@ -115,6 +115,23 @@ def test_redis_that_goes_away_while_it_forgets(cache: CacheWithFallback, server:
     assert cache.get_status()["changed_meanwhile"] == 0
 
 
+def test_change_while_redis_forgets(cache: CacheWithFallback, server: Redis) -> None:
+    """What is changed once more while the old value is being deleted is deleted again."""
+    server.error = AWAY
+    cache.delete("a")
+    server.error = None
+    delete = server.delete
+
+    def slow(*keys: Any) -> int:
+        server.error = AWAY
+        cache.delete("a")
+        return delete(*keys)
+
+    server.delete = slow  # type: ignore[method-assign]
+    cache.get("x")
+    assert cache.get_status()["changed_meanwhile"] == 1
+
+
 def test_answers_of_redis_pass(cache: CacheWithFallback, server: Redis) -> None:
     """An error that Redis has answered with is the caller's, and no sign of an outage."""
     server.error = redis.ResponseError("WRONGTYPE")

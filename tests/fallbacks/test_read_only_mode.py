@@ -151,12 +151,14 @@ def test_error_is_a_refusal() -> None:
 
 
 def test_log_lines(mode: ReadOnlyMode, caplog: pytest.LogCaptureFixture) -> None:
-    """Entering and leaving leave a line each."""
+    """Each entering leaves a line, and so does the last leaving."""
     caplog.set_level(logging.INFO, "service_utils")
-    with mode.during("backup"):
+    mode.leave()
+    with mode.during("backup"), mode.during("move"):
         pass
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
         ("WARNING", "[orders] Read-only (backup)"),
+        ("WARNING", "[orders] Read-only (move)"),
         ("INFO", "[orders] Writes pass again"),
     ]
 

@@ -328,10 +328,12 @@ def use(cache: StaleCache, clock: FakeClock) -> None:
 
 
 def test_damaged_file(path: Path, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    """A file that is no database costs one warning, and the cache works from memory."""
+    """A file that is no database costs one warning, however often it is tried; the memory goes on."""
     path.parent.mkdir()
     path.write_bytes(b"this is no database " * 100)
     cache = cache_on(SQLiteAnswers(path), fake_clock)
+    use(cache, fake_clock)
+    fake_clock.advance(61)
     use(cache, fake_clock)
     [warning] = warnings_in(caplog)
     assert warning.startswith(f"[shop] Last good answers are kept in memory only: {path}: ")
@@ -447,6 +449,15 @@ def test_file_that_is_replaced(store: SQLiteAnswers, path: Path, fake_clock: Fak
 def keep(store: SQLiteAnswers, key: bytes, answer: Any, at: float = 10.0, expires: float = 100.0) -> None:
     store.secret()
     store.keep("shop", key, Lasting(answer, at, at), expires)
+
+
+def test_old_secret_in_a_new_file(store: SQLiteAnswers, path: Path) -> None:
+    """Nothing is kept by keys under which nobody else would find it."""
+    keep(store, KEY, 7)
+    for each in path.parent.iterdir():
+        each.unlink()
+    store.keep("shop", KEY, Lasting(8, 11.0, 11.0), 100.0)
+    assert store.counts() == (0, 0)
 
 
 def test_private_file(store: SQLiteAnswers, path: Path) -> None:
