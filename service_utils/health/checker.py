@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service_utils.clock import Clock
-from service_utils.events import HealthChecked, Listener, notify
+from service_utils.events import Listener
 from service_utils.forks import guard
 from service_utils.health.checks import Check, service
-from service_utils.health.result import CheckResult, HealthReport, HealthStatus
+from service_utils.health.result import CheckResult, HealthReport, HealthStatus, Readiness
 from service_utils.health.running import Registered
+from service_utils.health.telling import Teller
 from service_utils.policies.checks import (
     checked_clock,
     checked_label,
@@ -26,20 +26,9 @@ if TYPE_CHECKING:
     from service_utils.client import ResilientServiceClient
     from service_utils.registry import ServiceRegistry
 
-__all__ = ["HealthChecker", "Readiness"]
+__all__ = ["HealthChecker"]
 
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """Whether this process can take requests.
-
-    Attributes:
-        ready: Whether it can.
-        reasons: Why not, in words.
-    """
-
-    ready: bool
-    reasons: tuple[str, ...] = ()
+_OF_THE_TIMEOUT = 0.9  # how much of it a service may use, so that the client can still say what was wrong
 
 
 class HealthChecker:
@@ -61,6 +50,8 @@ class HealthChecker:
         listeners: Told of each :class:`~service_utils.events.HealthChecked`, besides those of the process.
         clock: Where the time of results and of the cache comes from; time-outs are real ones.
         name: The ``name`` and ``service`` of events.
+
+    A change of a check's status is logged: it is what operators look for when a pod is unready.
 
     Raises:
         TypeError: An argument is of a wrong type.
@@ -86,8 +77,9 @@ class HealthChecker:
         self._timeout = timeout
         self._history_size = history_size
         self._clock = checked_clock(clock)
-        self._listeners = checked_listeners(listeners)
-        self._checks: dict[str, Registered] = {}
+        self._tell = Teller(self.name, checked_listeners(listeners), self._clock)
+        self._checks: dict[str, Registered] = {}  # replaced, never changed
+        self._followed: tuple[tuple[ServiceRegistry, float | None], ...] = ()
         self._starting = starting
         self._draining = False
         self._lock = threading.RLock()
@@ -112,22 +104,17 @@ class HealthChecker:
             TypeError: ``check`` cannot be called, or does its work after it has returned.
             ValueError: ``name`` is no name, or ``timeout`` is not above 0.
         """
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
-            raise ValueError(f"name={name!r}: must be a printable name")
-        require_blocking(check, "a health check")
-        if timeout is not None:
-            require_seconds("timeout", timeout, zero=False)
-        registered = Registered(
-            name,
-            check,
-            self._timeout if timeout is None else timeout,
-            required_for_ready=required_for_ready,
-            clock=self._clock,
-            history_size=self._history_size,
-            told=self._tell,
-        )
+        registered = self._made(name, check, timeout, required_for_ready=required_for_ready)
         with self._lock:
             self._checks = {**self._checks, name: registered}
+
+    def unregister(self, name: str) -> None:
+        """Forget a check and its results; nothing happens when there is none. A run under way ends unheard.
+
+        A client of a registry that is followed comes back by itself.
+        """
+        with self._lock:
+            self._checks = {key: each for key, each in self._checks.items() if key != name}
 
     def register_client(
         self,
@@ -139,30 +126,97 @@ class HealthChecker:
         """Ask a client's ``health_path``, under the client's name; see :func:`service_utils.health.service`.
 
         Raises:
-            ValueError: The client has no ``health_path``.
+            ValueError: The client has no ``health_path``, or ``timeout`` is not above 0.
         """
         if client.health_path is None:
             raise ValueError(f"client={client!r}: has no health_path to ask")
-        seconds = self._timeout if timeout is None else timeout
-        self.register(
-            client.name, service(client, seconds), timeout=timeout, required_for_ready=required_for_ready
-        )
+        registered = self._made_for(client, timeout, required_for_ready=required_for_ready)
+        with self._lock:
+            self._checks = {**self._checks, client.name: registered}
 
     def register_clients(self, registry: ServiceRegistry, *, timeout: float | None = None) -> None:
-        """Register every client of a registry that has a ``health_path``."""
-        for client in registry:
-            if client.health_path is not None:
-                self.register_client(client, timeout=timeout)
+        """Ask the ``health_path`` of every client of a registry that has one.
+
+        The registry is followed: clients that enter it later are asked, too, and closed ones no more. A check
+        that was registered by the name of a client goes before it.
+
+        Raises:
+            ValueError: ``timeout`` is not above 0.
+        """
+        if timeout is not None:
+            require_seconds("timeout", timeout, zero=False)
+        with self._lock:
+            self._followed = (*self._followed, (registry, timeout))
+        self._current()
 
     def names(self) -> list[str]:
         """The registered checks."""
-        return list(self._checks)
+        return list(self._current())
+
+    def _made(
+        self,
+        name: str,
+        check: Check,
+        timeout: float | None,
+        *,
+        required_for_ready: bool = False,
+        follows: object | None = None,
+    ) -> Registered:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ValueError(f"name={name!r}: must be a printable name")
+        require_blocking(check, "a health check")
+        if not isinstance(required_for_ready, bool):
+            raise TypeError(f"required_for_ready={required_for_ready!r}: must be True or False")
+        if timeout is not None:
+            require_seconds("timeout", timeout, zero=False)
+        return Registered(
+            name,
+            check,
+            self._timeout if timeout is None else timeout,
+            required_for_ready=required_for_ready,
+            clock=self._clock,
+            history_size=self._history_size,
+            told=self._tell,
+            follows=follows,
+        )
+
+    def _made_for(
+        self,
+        client: ResilientServiceClient,
+        timeout: float | None,
+        *,
+        required_for_ready: bool = False,
+        follows: object | None = None,
+    ) -> Registered:
+        seconds = self._timeout if timeout is None else timeout
+        check = service(client, seconds * _OF_THE_TIMEOUT)
+        return self._made(client.name, check, timeout, required_for_ready=required_for_ready, follows=follows)
+
+    def _current(self) -> dict[str, Registered]:
+        """The checks, those of followed registries as their clients are now."""
+        clients = {
+            client.name: (client, timeout)
+            for registry, timeout in self._followed
+            for client in registry
+            if client.health_path is not None
+        }
+        with self._lock:
+            checks = {
+                name: each
+                for name, each in self._checks.items()
+                if each.follows is None or (name in clients and each.follows is clients[name][0])
+            }
+            for name, (client, timeout) in clients.items():
+                if name not in checks:
+                    checks[name] = self._made_for(client, timeout, follows=client)
+            self._checks = checks
+            return checks
 
     # -- asking -------------------------------------------------------------------------------------
 
     def check_all(self) -> HealthReport:
         """The results of all checks: fresh ones, or found out now."""
-        return self._report(self._checks.values())
+        return self._report(self._current().values())
 
     def check(self, name: str) -> CheckResult:
         """The result of one check.
@@ -175,7 +229,7 @@ class HealthChecker:
 
     def last(self) -> HealthReport:
         """The last results, however old; nothing is run. Checks that never ran are left out."""
-        found = {name: each.last for name, each in self._checks.items()}
+        found = {name: each.last for name, each in self._current().items()}
         return HealthReport(checks={name: last for name, last in found.items() if last is not None})
 
     def history(self, name: str) -> list[CheckResult]:
@@ -185,6 +239,10 @@ class HealthChecker:
             KeyError: There is no such check.
         """
         return self._registered(name).history()
+
+    def histories(self) -> dict[str, list[CheckResult]]:
+        """The last results of each check by its name, oldest first."""
+        return {name: each.history() for name, each in self._current().items()}
 
     def ready(self) -> Readiness:
         """Whether this process can take requests: started, not draining, and what is its own is well."""
@@ -211,9 +269,10 @@ class HealthChecker:
         self._starting = False
 
     def _registered(self, name: str) -> Registered:
-        registered = self._checks.get(name)
+        checks = self._current()
+        registered = checks.get(name)
         if registered is None:
-            known = ", ".join(self._checks) or "none"
+            known = ", ".join(checks) or "none"
             raise KeyError(f"no health check is named {name!r}; there are: {known}")
         return registered
 
@@ -225,18 +284,6 @@ class HealthChecker:
                 for each, found in begun
             }
         )
-
-    def _tell(self, result: CheckResult) -> None:
-        event = HealthChecked(
-            service=self.name,
-            name=self.name,
-            at=self._clock.monotonic(),
-            check=result.name,
-            status=result.status.value,
-            duration=result.response_time_ms / 1000,
-            detail=result.detail,
-        )
-        notify(self._listeners, event)
 
     def __repr__(self) -> str:
         return f"<HealthChecker {', '.join(self._checks) or 'empty'}>"

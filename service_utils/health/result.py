@@ -10,7 +10,7 @@ from typing import Any
 
 from service_utils.wording import describe_error
 
-__all__ = ["CheckResult", "Finding", "HealthReport", "HealthStatus", "finding_of"]
+__all__ = ["CheckResult", "Finding", "HealthReport", "HealthStatus", "Readiness", "failed", "finding_of"]
 
 
 class HealthStatus(StrEnum):
@@ -30,12 +30,22 @@ class Finding:
     """What a check returns when True or False does not say enough.
 
     Attributes:
-        status: How it is.
-        detail: Why, in words without secrets; operators read it.
+        status: How it is, or the word for it.
+        detail: Why, in words that operators read. What looks like a credential is taken out.
+
+    Raises:
+        TypeError: ``detail`` is no text.
+        ValueError: There is no such status.
     """
 
     status: HealthStatus
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "status", HealthStatus(self.status))
+        if not isinstance(self.detail, str):
+            raise TypeError(f"detail: must be words, not {type(self.detail).__name__}")
+        object.__setattr__(self, "detail", describe_error(self.detail))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +112,19 @@ def _overall(results: Iterable[CheckResult]) -> HealthStatus:
     return worst
 
 
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether this process can take requests.
+
+    Attributes:
+        ready: Whether it can.
+        reasons: Why not, in words.
+    """
+
+    ready: bool
+    reasons: tuple[str, ...] = ()
+
+
 def finding_of(returned: object) -> Finding:
     """What a check's return value means.
 
@@ -122,9 +145,9 @@ def finding_of(returned: object) -> Finding:
             return Finding(HealthStatus(returned))
         except ValueError:
             pass  # said below
-    raise TypeError(
-        f"a check must return True, False, None, a HealthStatus or a Finding, not {returned!r:.80}"
-    )
+    # Its type only: what it is may be anything, a connection's password too.
+    kind = type(returned).__name__
+    raise TypeError(f"a check must return True, False, None, a HealthStatus or a Finding, not this {kind}")
 
 
 def failed(error: BaseException) -> Finding:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from service_utils.clock import SYSTEM, Clock
 from service_utils.forks import guard
@@ -13,7 +14,11 @@ from service_utils.health.checks import Check
 from service_utils.health.result import CheckResult, Finding, HealthStatus, failed, finding_of
 from service_utils.policies.fallback.single_flight import Done
 
-__all__ = ["Registered", "Run"]
+__all__ = ["Registered", "Run", "Told"]
+
+
+Told: TypeAlias = Callable[[CheckResult, CheckResult | None], object]
+"""Takes a result and the one before it, if there was one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -23,13 +28,16 @@ class Run:
     Attributes:
         began: Seconds on the checker's clock.
         ends: Real seconds on the system's clock after which nobody waits for it any more.
-        done: Set when it has ended.
-        result: What it came to, or what was said in its place because it took too long.
+        done: Set when it has ended, or was called off.
+        working: Whether its thread has come to the check.
+        result: What it came to, or what was said in its place because it took too long; None for one that
+            was called off.
     """
 
     began: float
     ends: float
     done: Done = field(default_factory=Done)
+    working: bool = False
     result: CheckResult | None = None
 
 
@@ -47,6 +55,7 @@ class Registered:
         clock: Tells the time of results, and how long a run took.
         history_size: How many results are remembered.
         told: Called with each result, outside all locks.
+        follows: The client it is about, if it comes and goes with it.
     """
 
     def __init__(
@@ -58,7 +67,8 @@ class Registered:
         required_for_ready: bool,
         clock: Clock,
         history_size: int,
-        told: Callable[[CheckResult], object],
+        told: Told,
+        follows: object | None = None,
     ) -> None:
         self.name = name
         self.timeout = timeout
@@ -66,6 +76,7 @@ class Registered:
         self._check = check
         self._clock = clock
         self._told = told
+        self.follows = follows
         self._history: deque[CheckResult] = deque(maxlen=history_size)
         self._fresh_at: float | None = None  # when the last result came, on the monotonic clock
         self._run: Run | None = None
@@ -73,7 +84,9 @@ class Registered:
         guard(self)
 
     def _renew_in_child(self) -> None:
-        self._run = None  # its thread is the parent's
+        run, self._run = self._run, None
+        if run is not None:  # its thread is the parent's; who waited for it here begins a run of his own
+            run.done.set()
 
     @property
     def last(self) -> CheckResult | None:
@@ -89,50 +102,68 @@ class Registered:
     def look(self, cache_seconds: float) -> CheckResult | Run:
         """The last result, if it is fresh enough; else a run that is under way now, to be waited for."""
         now = self._clock.monotonic()
-        with self._lock:
-            if self._fresh_at is not None and 0.0 <= now - self._fresh_at < cache_seconds:
-                return self._history[-1]
-            run = self._run
-            if run is not None and run.result is None:
-                return run
-            if run is None:
-                started = self._run = Run(now, SYSTEM.monotonic() + self.timeout)
-            else:
-                result = self._give_up_locked(run, f"a run has not ended for {now - run.began:.0f} s")
-        if run is not None:
-            self._told(result)
-            return result
-        return self._start(started)
-
-    def _start(self, run: Run) -> Run:
+        mine = Run(now, SYSTEM.monotonic() + self.timeout)
+        kept = None
         try:
-            name = f"health-{self.name}"
+            with self._lock:
+                if self._fresh_at is not None and 0.0 <= now - self._fresh_at < cache_seconds:
+                    return self._history[-1]
+                run = self._run
+                if run is None:
+                    run = self._run = mine
+                elif run.result is not None:  # somebody has lost patience with it, and it goes on
+                    kept = self._give_up_locked(run, f"a run has not ended for {now - run.began:.0f} s")
+            if run is mine:
+                self._start(run)
+        except BaseException:  # a signal, at any step: nobody need wait for a run that has no thread
+            self._call_off(mine)
+            raise
+        if kept is None:
+            return run
+        self._told(*kept)
+        return kept[0]
+
+    def _start(self, run: Run) -> None:
+        name = f"health-{self.name}"
+        try:
             threading.Thread(target=self._work, args=(run,), name=name, daemon=True).start()
-        except BaseException as error:  # there is no thread to be had, or we are interrupted
+        except Exception as error:  # there is no thread to be had
             self._end(run, failed(error))
-            if not isinstance(error, Exception):
-                raise
-        return run
+
+    def _call_off(self, run: Run) -> None:
+        """Take a run back, unless its thread has come to the check: then it ends by itself."""
+        with self._lock:
+            if run.working or run.result is not None:
+                return
+            if self._run is run:
+                self._run = None
+        run.done.set()
 
     def wait(self, run: Run) -> CheckResult:
         """The result of a run, or that it takes too long."""
         run.done.wait(max(run.ends - SYSTEM.monotonic(), 0.0))
+        kept = None
         with self._lock:
-            first = run.result is None  # else it has ended, or somebody before us has lost his patience
-            if first:
-                self._give_up_locked(run, f"no result within {self.timeout:g} s")
+            if run.result is None and not run.done.is_set():
+                kept = self._give_up_locked(run, f"no result within {self.timeout:g} s")
             result = run.result
-        assert result is not None  # for type checkers: it was given a line above
-        if first:
-            self._told(result)
-        return result
+        if kept is not None:
+            self._told(*kept)
+        if result is not None:
+            return result
+        found = self.look(0.0)  # it was called off: whoever began it was interrupted
+        return found if isinstance(found, CheckResult) else self.wait(found)
 
-    def _give_up_locked(self, run: Run, detail: str) -> CheckResult:
-        run.result = self._result(run, Finding(HealthStatus.UNHEALTHY, detail))
-        self._keep_locked(run.result)
-        return run.result
+    def _give_up_locked(self, run: Run, detail: str) -> tuple[CheckResult, CheckResult | None]:
+        if not run.working:
+            self._run = None  # its thread never came; should it still come, it finds that it is too late
+        return self._keep_locked(run, self._result(run, Finding(HealthStatus.UNHEALTHY, detail)))
 
     def _work(self, run: Run) -> None:
+        with self._lock:
+            if self._run is not run:
+                return  # called off
+            run.working = True
         finding = Finding(HealthStatus.UNHEALTHY, "the check was broken off")
         try:
             finding = finding_of(self._check())
@@ -142,21 +173,24 @@ class Registered:
             self._end(run, finding)
 
     def _end(self, run: Run, finding: Finding) -> None:
-        result = self._result(run, finding)
+        result, kept = self._result(run, finding), None
         with self._lock:
             if self._run is run:
                 self._run = None
-            first = run.result is None  # nobody has lost patience with it
-            if first:
-                run.result = result
-                self._keep_locked(result)
-        run.done.set()
-        if first:
-            self._told(result)
+            if run.result is None:  # nobody has lost patience with it
+                kept = self._keep_locked(run, result)
+        try:
+            if kept is not None:
+                self._told(*kept)
+        finally:  # who gets the result may rely on its having been told
+            run.done.set()
 
-    def _keep_locked(self, result: CheckResult) -> None:
+    def _keep_locked(self, run: Run, result: CheckResult) -> tuple[CheckResult, CheckResult | None]:
+        before = self._history[-1] if self._history else None
+        run.result = result
         self._history.append(result)
         self._fresh_at = self._clock.monotonic()
+        return result, before
 
     def _result(self, run: Run, finding: Finding) -> CheckResult:
         return CheckResult(
