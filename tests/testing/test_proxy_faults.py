@@ -34,16 +34,16 @@ class _Caller:
     def __init__(self, proxy: FaultProxy) -> None:
         self.got = b""
         self.reset = False
-        self._sock = socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+        self._address = ("127.0.0.1", proxy.port)
 
     def ask(self) -> _Caller:
-        with self._sock:
-            try:
-                self._sock.sendall(_REQUEST)
-                while data := self._sock.recv(2**16):
+        try:
+            with socket.create_connection(self._address, timeout=10) as sock:
+                sock.sendall(_REQUEST)
+                while data := sock.recv(2**16):
                     self.got += data
-            except ConnectionError:
-                self.reset = True
+        except ConnectionError:
+            self.reset = True
         return self
 
 
@@ -215,9 +215,10 @@ def test_bandwidth(fault_proxy: FaultProxy, pauses: list[float], side: Side) -> 
 
 
 def test_drip(fault_proxy: FaultProxy, pauses: list[float]) -> None:
-    """A pause after each piece."""
+    """A pause after each piece; head and body may come one by one."""
     made = _slowed(fault_proxy, faults.drip(7, 0.5), pauses)
-    assert made == [0.5] * -(-fault_proxy.log[0].response_bytes // 7)
+    assert set(made) == {0.5}
+    assert len(made) - fault_proxy.log[0].response_bytes // 7 in (0, 1, 2)
 
 
 def test_latency_takes_its_time(fault_proxy: FaultProxy) -> None:
