@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,14 +11,13 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
 
-from service_utils.wording import describe_error
+from service_utils.dead_letters.ids import new_letter_id
+from service_utils.wording import describe_error, shown_path
 
 __all__ = ["CALL", "MESSAGE", "DeadLetter", "Lease", "LetterStatus", "describe_error", "new_letter_id"]
 
 CALL: Final = "call"
 MESSAGE: Final = "message"
-
-_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base 32: no letter looks like another
 
 
 class LetterStatus(StrEnum):
@@ -63,7 +61,7 @@ class DeadLetter:
     kind: str = CALL
     service: str
     method: str = ""
-    path: str = ""
+    path: str = field(default="", repr=False)  # its query may hold what is nobody's business
     body: bytes | None = field(default=None, repr=False)
     headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     idempotency_key: str | None = field(default=None, repr=False)
@@ -84,7 +82,7 @@ class DeadLetter:
         return len(self.body or b"") + len(self.last_response or b"") + len(self.path) + headers
 
     def as_dict(self, *, body: bool = False) -> dict[str, Any]:
-        """JSON-ready, times in ISO 8601 (UTC).
+        """JSON-ready, times in ISO 8601 (UTC), without secrets in the query string.
 
         Args:
             body: Whether the body and the kept answer are shown, as text or, if they are none, in base64.
@@ -95,7 +93,7 @@ class DeadLetter:
             "kind": self.kind,
             "service": self.service,
             "method": self.method,
-            "path": self.path,
+            "path": shown_path(self.path),
             "status": self.status.value,
             "attempts": self.attempts,
             "max_retries": self.max_retries,
@@ -150,16 +148,3 @@ def _shown(data: bytes | None) -> dict[str, str] | None:
         return {"encoding": "utf-8", "content": data.decode()}
     except UnicodeDecodeError:
         return {"encoding": "base64", "content": base64.b64encode(data).decode()}
-
-
-def new_letter_id(seconds: float) -> str:
-    """An id that sorts by time, and is nobody else's: 48 bits of milliseconds and 80 random ones.
-
-    Args:
-        seconds: The time, since 1970.
-
-    See https://github.com/ulid/spec for the form.
-    """
-    milliseconds = min(max(int(seconds * 1000), 0), 2**48 - 1)
-    number = milliseconds << 80 | secrets.randbits(80)
-    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))

@@ -4,45 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from service_utils.dead_letters.errors import DeadLetterQueueFull
 from service_utils.dead_letters.letter import DeadLetter, Lease, LetterStatus
 from service_utils.dead_letters.store import (
+    LEASED_AT_ONCE,
     Delivered,
     Died,
+    Letters,
     Limits,
     PutBack,
     Retried,
     Selection,
     Settlement,
-    is_due,
-    lease_holds,
 )
+from service_utils.dead_letters.trays import Kept, Trays
 from service_utils.forks import guard
 
 __all__ = ["MemoryDeadLetters"]
-
-
-@dataclass(slots=True)
-class _Kept:
-    letter: DeadLetter
-    token: int | None = None
-    leased_at: float = 0.0
-    expires_at: float = 0.0
-
-    def leased(self, now: float) -> bool:
-        return self.token is not None and lease_holds(self.leased_at, self.expires_at, now)
-
-    def shown(self, now: float) -> DeadLetter:
-        status = LetterStatus.LEASED if self.leased(now) else self.letter.status
-        return dataclasses.replace(self.letter, status=status)
-
-    def void(self) -> None:
-        self.token = None
 
 
 class MemoryDeadLetters:
@@ -52,6 +34,9 @@ class MemoryDeadLetters:
     methods.
     """
 
+    # ``_letters`` is the truth, and each letter changes by one assignment. ``_trays`` holds the same letters
+    # in a handier order; it is taken away during a change, and made anew if the change was interrupted.
+
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._renew_in_child()
@@ -59,62 +44,70 @@ class MemoryDeadLetters:
 
     def _renew_in_child(self) -> None:
         # The parent delivers its letters itself; a child that kept copies would deliver them, too.
-        self._letters: dict[str, _Kept] = {}  # in the order in which they came
-        self._bytes = 0
+        self._letters: OrderedDict[str, Kept] = OrderedDict()  # in the order in which they came
+        self._trays: Trays | None = Trays(())
+        self._places = 0
         self._tokens = 0
         self._totals: Counter[str] = Counter()
 
+    def _take_trays_locked(self) -> Trays:
+        """The trays, for a change; they must be put back when it is done."""
+        trays = self._look_locked()
+        self._trays = None
+        return trays
+
+    def _look_locked(self) -> Trays:
+        if self._trays is None:
+            self._trays = Trays(self._letters.values())
+        return self._trays
+
+    # -- adding -------------------------------------------------------------------------------------
+
     def add(self, letters: Sequence[DeadLetter], limits: Limits) -> None:
         """See :class:`DeadLetterStore`."""
-        size = sum(letter.size for letter in letters)
         with self._lock:
-            count = len(self._letters) + len(letters)
-            if count > limits.max_letters:
-                raise DeadLetterQueueFull(
-                    f"max_letters={limits.max_letters}: there would be {count} letters", "max_letters"
-                )
-            if self._bytes + size > limits.max_bytes:
-                raise DeadLetterQueueFull(
-                    f"max_bytes={limits.max_bytes}: there would be {self._bytes + size} bytes", "max_bytes"
-                )
-            for letter in letters:
-                self._letters[letter.id] = _Kept(letter)
-            self._bytes += size
+            _check_room(self._look_locked(), letters, limits)
+            places = range(self._places, self._places + len(letters))
+            self._places += len(letters)
+            new = {each.id: Kept(each, place) for each, place in zip(letters, places, strict=True)}
+            trays = self._take_trays_locked()
+            self._letters.update(new)
+            for kept in new.values():
+                trays.put(kept)
+            self._trays = trays
             self._totals["added"] += len(letters)
+
+    # -- working off --------------------------------------------------------------------------------
 
     def lease(self, service: str, *, now: float, seconds: float, limit: int) -> list[Lease]:
         """See :class:`DeadLetterStore`."""
-        leases: list[Lease] = []
         with self._lock:
-            for kept in self._next_locked(service, now):
-                if len(leases) == limit:
+            chosen: list[Kept] = []
+            size = 0
+            for kept in self._look_locked().next(service, now):
+                size += kept.letter.size
+                if len(chosen) == limit or (chosen and size > LEASED_AT_ONCE):
                     break
-                self._tokens += 1
-                kept.token, kept.leased_at, kept.expires_at = self._tokens, now, now + seconds
-                leases.append(Lease(letter=kept.shown(now), token=self._tokens, expires_at=now + seconds))
-        return leases
+                chosen.append(kept)
+            return [self._leased_locked(kept, now, seconds) for kept in chosen]
 
-    def _next_locked(self, service: str, now: float) -> Iterator[_Kept]:
-        """The pending letters of a service that may be leased, oldest first."""
-        own = [
-            kept
-            for kept in self._letters.values()
-            if kept.letter.service == service and kept.letter.status is LetterStatus.PENDING
-        ]
-        if any(kept.leased(now) for kept in own):
-            return
-        for kept in own:
-            if not is_due(kept.letter.next_attempt_at, now):
-                return
-            yield kept
+    def _leased_locked(self, kept: Kept, now: float, seconds: float) -> Lease:
+        self._tokens += 1
+        trays = self._take_trays_locked()
+        kept.hold = (self._tokens, now, now + seconds)
+        trays.hold(kept)
+        self._trays = trays
+        return Lease(letter=kept.shown(now), token=self._tokens, expires_at=now + seconds)
 
-    def extend(self, lease: Lease, expires_at: float) -> bool:
+    def extend(self, lease: Lease, *, now: float, seconds: float) -> bool:
         """See :class:`DeadLetterStore`."""
         with self._lock:
             kept = self._held_locked(lease)
             if kept is None:
                 return False
-            kept.expires_at = expires_at
+            if not kept.leased(now) and self._look_locked().in_hand(lease.letter.service, now):
+                return False
+            kept.hold = (lease.token, now, now + seconds)
             return True
 
     def settle(self, lease: Lease, settlement: Settlement) -> bool:
@@ -123,38 +116,37 @@ class MemoryDeadLetters:
             kept = self._held_locked(lease)
             if kept is None:
                 return False
-            kept.void()
             if isinstance(settlement, Delivered):
                 self._remove_locked(kept)
                 self._totals["delivered"] += 1
             else:
-                before = kept.letter.size
-                kept.letter = _settled(kept.letter, settlement)
-                self._bytes += kept.letter.size - before
+                self._change_locked(kept, _settled(kept.letter, settlement))
                 self._totals["died"] += isinstance(settlement, Died)
             return True
 
-    def _held_locked(self, lease: Lease) -> _Kept | None:
+    def _held_locked(self, lease: Lease) -> Kept | None:
         kept = self._letters.get(lease.letter.id)
-        return kept if kept is not None and kept.token == lease.token else None
+        return kept if kept is not None and kept.hold is not None and kept.hold[0] == lease.token else None
 
-    def _remove_locked(self, kept: _Kept) -> None:
+    def _remove_locked(self, kept: Kept) -> None:
+        trays = self._take_trays_locked()
         del self._letters[kept.letter.id]
-        self._bytes -= kept.letter.size
+        trays.take(kept)
+        self._trays = trays
+
+    def _change_locked(self, kept: Kept, letter: DeadLetter) -> None:
+        """Have a letter as it is now, in nobody's hand."""
+        trays = self._take_trays_locked()
+        self._letters[letter.id] = new = Kept(letter, kept.place)
+        trays.change(kept, new)
+        self._trays = trays
 
     def waiting(self, now: float) -> dict[str, int]:
         """See :class:`DeadLetterStore`."""
         with self._lock:
-            pending = Counter(
-                kept.letter.service
-                for kept in self._letters.values()
-                if kept.letter.status is LetterStatus.PENDING
-            )
-            return {
-                service: count
-                for service, count in pending.items()
-                if next(self._next_locked(service, now), None) is not None
-            }
+            return self._look_locked().waiting(now)
+
+    # -- looking and deciding -----------------------------------------------------------------------
 
     def get(self, letter_id: str, now: float) -> DeadLetter | None:
         """See :class:`DeadLetterStore`."""
@@ -162,78 +154,85 @@ class MemoryDeadLetters:
             kept = self._letters.get(letter_id)
             return None if kept is None else kept.shown(now)
 
-    def list(self, selection: Selection, *, limit: int, after: str | None, now: float) -> list[DeadLetter]:
+    def list(self, selection: Selection, *, limit: int, after: str | None, now: float) -> Letters:
         """See :class:`DeadLetterStore`."""
+        found: Letters = []
         with self._lock:
-            found = list(self._selected_locked(selection, now))
-            ids = list(self._letters)
-        if after is not None:
-            if after not in ids:
-                return []
-            behind = set(ids[ids.index(after) + 1 :])
-            found = [letter for letter in found if letter.id in behind]
-        return found[:limit]
+            place = -1 if after is None else self._place_locked(after)
+            for kept in self._letters.values():
+                if kept.place > place and kept.is_of(selection, now):
+                    found.append(kept.shown(now))
+                    if len(found) == limit:
+                        break
+        return found
 
-    def _selected_locked(self, selection: Selection, now: float) -> Iterator[DeadLetter]:
-        for kept in self._letters.values():
-            letter = kept.shown(now)
-            if selection.service is not None and letter.service != selection.service:
-                continue
-            if selection.status is not None and letter.status is not selection.status:
-                continue
-            if selection.since is not None and letter.created_at < selection.since:
-                continue
-            if selection.before is None or letter.created_at < selection.before:
-                yield letter
+    def _place_locked(self, letter_id: str) -> int:
+        """Where a letter is; where it would be by its id, if it has gone."""
+        kept = self._letters.get(letter_id)
+        if kept is not None:
+            return kept.place
+        return max((kept.place for kept in self._letters.values() if kept.letter.id <= letter_id), default=-1)
+
+    def _free_locked(self, selection: Selection, now: float, only: str | None = None) -> Iterator[Kept]:
+        """The letters of a selection that are in nobody's hand."""
+        among = tuple(self._letters.values()) if only is None else (self._letters.get(only),)
+        for kept in filter(None, among):
+            if not kept.leased(now) and kept.is_of(selection, now):
+                yield kept
 
     def requeue(self, letter_id: str | None, selection: Selection, now: float) -> int:
         """See :class:`DeadLetterStore`."""
         count = 0
         with self._lock:
-            for letter in list(self._selected_locked(selection, now)):
-                if letter.status is LetterStatus.LEASED or letter_id not in (None, letter.id):
-                    continue
-                kept = self._letters[letter.id]
-                kept.void()
-                kept.letter = dataclasses.replace(
+            for kept in self._free_locked(selection, now, letter_id):
+                again = dataclasses.replace(
                     kept.letter, status=LetterStatus.PENDING, attempts=0, next_attempt_at=now
                 )
+                self._change_locked(kept, again)
                 count += 1
         return count
 
-    def purge(self, selection: Selection, now: float, limit: int) -> Sequence[DeadLetter]:
+    def purge(self, selection: Selection, now: float, limit: int) -> Letters:
         """See :class:`DeadLetterStore`."""
-        purged: list[DeadLetter] = []
+        purged: Letters = []
         with self._lock:
-            for letter in list(self._selected_locked(selection, now)):
-                if letter.status is LetterStatus.LEASED or len(purged) == limit:
-                    continue
-                self._remove_locked(self._letters[letter.id])
-                purged.append(dataclasses.replace(letter, body=None, last_response=None))
+            for kept in self._free_locked(selection, now):
+                if len(purged) == limit:
+                    break
+                self._remove_locked(kept)
+                purged.append(dataclasses.replace(kept.letter, body=None, last_response=None))
             self._totals["purged"] += len(purged)
         return purged
 
     def stats(self, now: float) -> dict[str, Any]:
         """See :class:`DeadLetterStore`."""
         with self._lock:
-            letters = [kept.shown(now) for kept in self._letters.values()]
+            trays = self._look_locked()
+            services, size = trays.counts(now), trays.bytes
+            letters, oldest = len(self._letters), next(iter(self._letters.values()), None)
             totals = {name: self._totals[name] for name in ("added", "delivered", "died", "purged")}
-            size = self._bytes
-        services: dict[str, dict[str, int]] = {}
-        for letter in letters:
-            counts = services.setdefault(letter.service, {status.value: 0 for status in LetterStatus})
-            counts[letter.status.value] += 1
         return {
-            "letters": len(letters),
+            "letters": letters,
             **{each.value: sum(counts[each.value] for counts in services.values()) for each in LetterStatus},
             "bytes": size,
-            "oldest_created_at": letters[0].created_at if letters else None,
-            "services": dict(sorted(services.items())),
+            "oldest_created_at": None if oldest is None else oldest.letter.created_at,
+            "services": services,
             "totals": totals,
         }
 
     def close(self) -> None:
         """See :class:`DeadLetterStore`."""
+
+
+def _check_room(trays: Trays, letters: Sequence[DeadLetter], limits: Limits) -> None:
+    count = trays.letters + len(letters)
+    if count > limits.max_letters:
+        message = f"max_letters={limits.max_letters}: there would be {count} letters"
+        raise DeadLetterQueueFull(message, "max_letters")
+    size = trays.bytes + sum(letter.size for letter in letters)
+    if size > limits.max_bytes:
+        message = f"max_bytes={limits.max_bytes}: there would be {size} bytes"
+        raise DeadLetterQueueFull(message, "max_bytes")
 
 
 def _settled(letter: DeadLetter, settlement: Retried | PutBack | Died) -> DeadLetter:

@@ -56,7 +56,7 @@ class Post:
         now = self.now()
         if lease.expires_at - now >= _ENOUGH * self._lease_seconds:
             return True
-        return self._store.extend(lease, now + self._lease_seconds)
+        return self._store.extend(lease, now=now, seconds=self._lease_seconds)
 
     def delivered(self, lease: Lease, duration: float) -> bool:
         """It has arrived."""

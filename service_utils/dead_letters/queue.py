@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import json as json_module
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from types import EllipsisType, MappingProxyType
 from typing import Any, Final
 
-from service_utils.calls import CallRecord
 from service_utils.clock import Clock
-from service_utils.dead_letters.errors import DeadLetterQueueFull, LetterTooOld, UnknownLetter
-from service_utils.dead_letters.letter import (
-    CALL,
-    MESSAGE,
-    DeadLetter,
-    LetterStatus,
-    describe_error,
-    new_letter_id,
-)
-from service_utils.dead_letters.store import DAY, DeadLetterStore, Limits, Selection
+from service_utils.dead_letters.errors import LetterTooOld, UnknownLetter
+from service_utils.dead_letters.letter import DeadLetter, LetterStatus
+from service_utils.dead_letters.making import LetterMaker
+from service_utils.dead_letters.store import DAY, DeadLetterStore, Letters, Limits, Selection
 from service_utils.events import DeadLetterAdded, DeadLetterSettled, Listener, notify
-from service_utils.http.context import current_request_id
-from service_utils.http.idempotency import IDEMPOTENCY_HEADER, checked_key, new_key
-from service_utils.http.replays import may_be_kept
 from service_utils.policies.checks import (
     checked_clock,
     checked_listeners,
@@ -41,7 +29,6 @@ KEYS_ARE_REMEMBERED: Final = 30 * DAY
 """How long receivers remember an idempotency key; see :mod:`service_utils.idempotency`."""
 
 _PURGED_AT_ONCE = 500
-_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
 class DeadLetterQueue:
@@ -92,6 +79,7 @@ class DeadLetterQueue:
         self.limits = Limits(max_letters=max_letters, max_bytes=max_bytes)
         self._registry = default_registry() if registry is None else registry
         self.clock = checked_clock(clock)
+        self._maker = LetterMaker(max_body, self.clock)
         self.listeners = checked_listeners(listeners)
 
     def __repr__(self) -> str:
@@ -120,7 +108,7 @@ class DeadLetterQueue:
             method: ``POST``, ``PUT``, ``PATCH`` or ``DELETE``: nobody waits for the answer of a read.
             path: Path and query string below that client's base URL.
             json: The body as anything that can be JSON; or give ``body``.
-            body: The body as it is to be sent.
+            body: The body as it is to be sent: bytes, or text that is sent as UTF-8.
             headers: To be sent with it. Credentials among them are left out: the client has its own.
             error: Why it could not be delivered.
             idempotency_key: The key its attempts carried; None makes one.
@@ -136,8 +124,17 @@ class DeadLetterQueue:
             TypeError: An argument is of the wrong type, or ``json`` cannot be JSON.
             ValueError: An argument is out of its range, or both ``json`` and ``body`` are given.
         """
-        letter = self._call_letter(
-            service, method, path, json, body, headers, error, idempotency_key, request_id, max_retries
+        letter = self._maker.call(
+            service,
+            method,
+            path,
+            json=json,
+            body=body,
+            headers=headers,
+            error=error,
+            idempotency_key=idempotency_key,
+            request_id=request_id,
+            max_retries=max_retries,
         )
         return self._keep([letter])[0]
 
@@ -163,7 +160,8 @@ class DeadLetterQueue:
         Raises:
             As :meth:`add`.
         """
-        return self._keep([self._message_letter(type, payload, error, max_retries)])[0]
+        letter = self._maker.message(type, payload, error=error, max_retries=max_retries)
+        return self._keep([letter])[0]
 
     def add_many(self, letters: Iterable[Mapping[str, Any]]) -> list[str]:
         """Keep several at once, which costs little more than one: all of them, or none.
@@ -177,91 +175,12 @@ class DeadLetterQueue:
         Raises:
             As :meth:`add`.
         """
-        made = []
-        for arguments in letters:
-            if "type" in arguments:
-                made.append(self._message_letter(**{"error": None, "max_retries": 5, **arguments}))
-            else:
-                made.append(self._call_letter(**{**_DEFAULTS, **arguments}))
+        maker = self._maker
+        made = [
+            maker.message(**arguments) if "type" in arguments else maker.call(**arguments)
+            for arguments in letters
+        ]
         return self._keep(made)
-
-    def _call_letter(
-        self,
-        service: str,
-        method: str,
-        path: str,
-        json: Any,
-        body: Any,
-        headers: Mapping[str, str | bytes] | None,
-        error: BaseException | str | None,
-        idempotency_key: str | None,
-        request_id: str | None,
-        max_retries: int,
-    ) -> DeadLetter:
-        _check_name("service", service)
-        if not isinstance(method, str) or method.upper() not in _METHODS:
-            known = ", ".join(sorted(_METHODS))
-            raise ValueError(f"method={method!r}: must be one of {known}")
-        if not isinstance(path, str) or not path.startswith("/") or path.startswith("//"):
-            raise ValueError(f"path={path!r}: must begin with one slash, below the client's base URL")
-        require_count("max_retries", max_retries)
-        if idempotency_key is not None:
-            checked_key(idempotency_key)
-        data, kept = self._body_of(json, body), _kept_headers(headers)
-        if not isinstance(json, EllipsisType):
-            kept.setdefault("Content-Type", "application/json")
-        now = self.clock.now().timestamp()
-        return DeadLetter(
-            id=new_letter_id(now),
-            kind=CALL,
-            service=service,
-            method=method.upper(),
-            path=path,
-            body=data,
-            headers=MappingProxyType(kept),
-            idempotency_key=idempotency_key or _key_in(headers) or new_key(),
-            request_id=request_id or _request_id_of(error) or current_request_id(),
-            max_retries=max_retries,
-            created_at=now,
-            next_attempt_at=now,
-            last_error=describe_error(error),
-            last_status=_status_of(error),
-        )
-
-    def _message_letter(
-        self, type: str, payload: Any, error: BaseException | str | None, max_retries: int
-    ) -> DeadLetter:
-        _check_name("type", type)
-        require_count("max_retries", max_retries)
-        now = self.clock.now().timestamp()
-        return DeadLetter(
-            id=new_letter_id(now),
-            kind=MESSAGE,
-            service=type,
-            body=self._body_of(payload, None, "payload"),
-            request_id=current_request_id(),
-            max_retries=max_retries,
-            created_at=now,
-            next_attempt_at=now,
-            last_error=describe_error(error),
-            last_status=_status_of(error),
-        )
-
-    def _body_of(self, json: Any, body: Any, what: str = "json") -> bytes | None:
-        if not isinstance(json, EllipsisType):
-            if body is not None:
-                raise ValueError("json and body are both given: a letter has one body")
-            data: bytes | None = _as_json(json, what)
-        elif body is None or isinstance(body, bytes):
-            data = body
-        elif isinstance(body, str):
-            data = body.encode()
-        else:
-            raise TypeError(f"body of type {type(body).__name__}: must be bytes or a string")
-        if data is not None and len(data) > self.max_body:
-            message = f"max_body={self.max_body}: the body has {len(data)} bytes"
-            raise DeadLetterQueueFull(message, "max_body")
-        return data
 
     def _keep(self, letters: Sequence[DeadLetter]) -> list[str]:
         self.store.add(letters, self.limits)
@@ -293,14 +212,14 @@ class DeadLetterQueue:
         limit: int = 100,
         *,
         after: str | None = None,
-    ) -> list[DeadLetter]:
-        """Letters, oldest first.
+    ) -> Letters:
+        """Letters with their bodies, oldest first.
 
         Args:
             service: Only of this service, or of this type.
             status: Only in this status.
             limit: How many at most.
-            after: The id of the last letter of the page before.
+            after: The id of the last letter of the page before; it may be gone meanwhile.
 
         Raises:
             ValueError: There is no such status, or ``limit`` is below 1.
@@ -405,11 +324,13 @@ class DeadLetterQueue:
             require_seconds("older_than", older_than)
         selection = _selection(service, status, before=None if older_than is None else now - older_than)
         count = 0
-        while purged := self.store.purge(selection, now, _PURGED_AT_ONCE):
+        while True:
+            purged = self.store.purge(selection, now, _PURGED_AT_ONCE)
             count += len(purged)
             for letter in purged:
                 self.tell(letter, "purged", letter.attempts, reason)
-        return count
+            if len(purged) < _PURGED_AT_ONCE:
+                return count
 
     def expire(self) -> int:
         """Remove the letters that are older than ``max_age``; each is told and logged. Returns how many."""
@@ -444,19 +365,6 @@ class DeadLetterQueue:
         return self.clock.now().timestamp()
 
 
-_DEFAULTS: Final = MappingProxyType(
-    {
-        "json": ...,
-        "body": None,
-        "headers": None,
-        "error": None,
-        "idempotency_key": None,
-        "request_id": None,
-        "max_retries": 5,
-    }
-)
-
-
 def _selection(
     service: str | None,
     status: LetterStatus | str | None,
@@ -470,46 +378,3 @@ def _selection(
         known = ", ".join(LetterStatus)
         raise ValueError(f"status={status!r}: must be one of {known}") from None
     return Selection(service=service, status=wanted, before=before, since=since)
-
-
-def _check_name(what: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > 200:
-        raise ValueError(f"{what}={value!r}: must be a printable name of at most 200 characters")
-
-
-def _as_json(value: Any, what: str) -> bytes:
-    try:
-        return json_module.dumps(value, allow_nan=False).encode()
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{what} of type {type(value).__name__}: cannot be JSON: {error}") from None
-
-
-def _kept_headers(headers: Mapping[str, str | bytes] | None) -> dict[str, str]:
-    if headers is None:
-        return {}
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"headers of type {type(headers).__name__}: must be a mapping of names to values")
-    kept = {}
-    for name, value in headers.items():
-        if not isinstance(name, str) or not isinstance(value, str | bytes):
-            raise TypeError(f"headers: {name!r} and its value must be strings")
-        if name.lower() != IDEMPOTENCY_HEADER.lower() and may_be_kept(name, value):
-            kept[name] = value.decode("latin-1") if isinstance(value, bytes) else value
-    return kept
-
-
-def _key_in(headers: Mapping[str, str | bytes] | None) -> str | None:
-    for name, value in (headers or {}).items():
-        if name.lower() == IDEMPOTENCY_HEADER.lower():
-            return checked_key(value.decode("latin-1") if isinstance(value, bytes) else value)
-    return None
-
-
-def _request_id_of(error: object) -> str | None:
-    record = getattr(error, "call", None)
-    return record.request_id if isinstance(record, CallRecord) else None
-
-
-def _status_of(error: object) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None

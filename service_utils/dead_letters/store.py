@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from service_utils.dead_letters.letter import DeadLetter, Lease, LetterStatus
 
 __all__ = [
+    "CLOCKS_DIFFER_BY",
     "DAY",
+    "LEASED_AT_ONCE",
     "DeadLetterStore",
     "Delivered",
     "Died",
+    "Letters",
     "Limits",
     "PutBack",
     "Retried",
@@ -29,8 +32,15 @@ __all__ = [
 
 DAY: Final = 86_400.0
 
+CLOCKS_DIFFER_BY: Final = 5.0
+"""Seconds; more than two processes of a host ever do."""
+
+LEASED_AT_ONCE: Final = 32 * 2**20
+"""Bytes after which a batch of leases ends: a worker must have them all in memory."""
+
+Letters: TypeAlias = list[DeadLetter]
+
 _LONGEST_WAIT = DAY + 60.0  # a letter that is to wait longer was given its time by a clock that has jumped
-_CLOCKS_DIFFER_BY = 5.0  # seconds; more than two processes of a host ever do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,8 @@ class DeadLetterStore(Protocol):
         A service's letters are in one hand at a time: while any lease of the service holds there is nothing
         to be had. A letter that still has to wait ends the list, for those behind it must not overtake it;
         dead ones are passed over. A lease that has run out is void from the moment its letter is leased anew.
+        A batch ends before the letter that would make it larger than :data:`LEASED_AT_ONCE`, but has at least
+        one.
 
         Args:
             service: Whose letters.
@@ -128,8 +140,13 @@ class DeadLetterStore(Protocol):
         """
         ...
 
-    def extend(self, lease: Lease, expires_at: float) -> bool:
-        """Hold a lease for longer. Returns False when it is void; then another may have the letter."""
+    def extend(self, lease: Lease, *, now: float, seconds: float) -> bool:
+        """Hold a lease for so many seconds from now.
+
+        Returns:
+            False when it is void; then another may have the letter. So is one that has run out while another
+            has letters of the same service: they would go out side by side.
+        """
         ...
 
     def settle(self, lease: Lease, settlement: Settlement) -> bool:
@@ -144,13 +161,14 @@ class DeadLetterStore(Protocol):
         """The letter, or None."""
         ...
 
-    def list(self, selection: Selection, *, limit: int, after: str | None, now: float) -> list[DeadLetter]:
+    def list(self, selection: Selection, *, limit: int, after: str | None, now: float) -> Letters:
         """Letters in the order in which they were added.
 
         Args:
             selection: Which ones.
             limit: How many at most.
-            after: The id of the last letter of the page before, or None.
+            after: The id of the last letter of the page before, or None. If that letter has gone meanwhile,
+                the page begins where it would be by its id.
             now: The time, to tell which ones are leased.
         """
         ...
@@ -168,7 +186,7 @@ class DeadLetterStore(Protocol):
         """
         ...
 
-    def purge(self, selection: Selection, now: float, limit: int) -> Sequence[DeadLetter]:
+    def purge(self, selection: Selection, now: float, limit: int) -> Letters:
         """Remove letters for good, the oldest first, but none that is leased. Returns them without bodies."""
         ...
 
@@ -188,4 +206,4 @@ def is_due(next_attempt_at: float, now: float) -> bool:
 
 def lease_holds(leased_at: float, expires_at: float, now: float) -> bool:
     """Whether a lease is still good; one given in the future was given by a clock that has jumped."""
-    return leased_at <= now + _CLOCKS_DIFFER_BY and now < expires_at
+    return leased_at <= now + CLOCKS_DIFFER_BY and now < expires_at

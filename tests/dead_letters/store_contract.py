@@ -200,7 +200,7 @@ class StoreContract:
         assert first.token != second.token
         for settlement in (Delivered(), Died(), Retried(next_attempt_at=NOW), PutBack(next_attempt_at=NOW)):
             assert store.settle(first, settlement) is False
-        assert store.extend(first, NOW + 900) is False
+        assert store.extend(first, now=NOW + 61, seconds=900.0) is False
         assert store.settle(second, Delivered()) is True
         assert store.get(kept.id, NOW) is None
 
@@ -224,9 +224,36 @@ class StoreContract:
         """Whoever has many letters in hand may hold the later ones for longer."""
         keep(letter())
         (lease,) = self.lease(store)
-        assert store.extend(lease, NOW + 100) is True
-        assert self.lease(store, now=NOW + 99) == []
-        assert len(self.lease(store, now=NOW + 100)) == 1
+        assert store.extend(lease, now=NOW + 50, seconds=60.0) is True
+        assert self.lease(store, now=NOW + 109) == []
+        assert len(self.lease(store, now=NOW + 110)) == 1
+
+    def test_a_lease_that_ran_out_can_be_taken_up_again(self, store: DeadLetterStore, keep: Any) -> None:
+        """A worker that was slow goes on where nobody has stepped in."""
+        keep(letter())
+        (lease,) = self.lease(store)
+        assert store.extend(lease, now=NOW + 70, seconds=60.0) is True
+        assert self.lease(store, now=NOW + 129) == []
+
+    def test_a_lease_that_ran_out_gives_way_to_another_hand(self, store: DeadLetterStore, keep: Any) -> None:
+        """Once another has letters of the service, the rest of an old batch must not go out beside them."""
+        keep(letter(), letter(), letter("billing"))
+        _, later = self.lease(store)
+        self.lease(store, "billing", now=NOW + 60)
+        (other,) = self.lease(store, now=NOW + 60, limit=1)
+        assert store.extend(later, now=NOW + 61, seconds=60.0) is False
+        store.settle(other, Delivered())
+        assert store.extend(later, now=NOW + 61, seconds=60.0) is True
+
+    def test_a_batch_that_fits_into_memory(
+        self, store: DeadLetterStore, keep: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Large letters are leased in smaller batches, but one at least."""
+        monkeypatch.setattr(f"{type(store).__module__}.LEASED_AT_ONCE", 2000)
+        keep(*(letter(body=b"x" * size) for size in (5000, 900, 900, 900)))
+        (first,) = self.lease(store)
+        store.settle(first, Delivered())
+        assert len(self.lease(store)) == 2
 
     def test_two_hands_at_the_same_moment(self, store: DeadLetterStore) -> None:
         """Of sixteen threads that lease at once one gets the letters, and the others nothing."""
@@ -247,13 +274,22 @@ class StoreContract:
         assert store.settle(lost, Delivered()) is False
         assert store.settle(again, Delivered()) is True
 
+    def test_a_clock_that_was_far_ahead_when_a_lease_was_made_longer(
+        self, store: DeadLetterStore, keep: Any
+    ) -> None:
+        """Nor does it when the clock was ahead for that moment only."""
+        keep(letter())
+        (lost,) = self.lease(store)
+        store.extend(lost, now=NOW + 3600, seconds=60.0)
+        assert len(self.lease(store)) == 1
+
     def test_a_clock_that_was_far_ahead_when_a_letter_was_put_back(
         self, store: DeadLetterStore, keep: Any
     ) -> None:
         """Set right, it does not make a letter wait for a year."""
         keep(letter())
         year = 365 * 86_400.0
-        (lease,) = self.lease(store, now=NOW)
+        (lease,) = self.lease(store)
         store.settle(lease, Retried(next_attempt_at=NOW + year))
         assert len(self.lease(store, now=NOW)) == 1
 
@@ -278,6 +314,13 @@ class StoreContract:
         store.settle(self.lease(store)[0], Delivered())
         assert store.get(kept.id, NOW) is None
         assert store.stats(NOW)["totals"] == {"added": 1, "delivered": 1, "died": 0, "purged": 0}
+
+    def test_words_that_are_no_unicode(self, store: DeadLetterStore, keep: Any) -> None:
+        """An error's text with half a character in it keeps nobody from settling the letter."""
+        (kept,) = keep(letter())
+        assert store.settle(self.lease(store)[0], Retried(next_attempt_at=NOW, error="no \udcff")) is True
+        assert store.settle(self.lease(store)[0], Died(error="no \udcff")) is True
+        assert store.get(kept.id, NOW) is not None
 
     def test_retried(self, store: DeadLetterStore, keep: Any) -> None:
         """What was tried in vain has one attempt more, and why."""
@@ -346,6 +389,17 @@ class StoreContract:
             after = page[-1].id
         assert pages == [ids(batch[:3]), ids(batch[3:6]), ids(batch[6:])]
 
+    def test_pages_of_letters_that_go_meanwhile(self, store: DeadLetterStore) -> None:
+        """That the last letter of a page was delivered before the next page is asked for ends no list."""
+        batch = [letter() for _ in range(5)]
+        store.add(batch, LIMITS)
+        page = store.list(ALL, limit=2, after=None, now=NOW)
+        for lease in self.lease(store, limit=2):
+            store.settle(lease, Delivered())
+        assert ids(store.list(ALL, limit=9, after=page[-1].id, now=NOW)) == ids(batch[2:])
+        store.purge(ALL, NOW, 9)
+        assert store.list(ALL, limit=9, after=batch[0].id, now=NOW) == []
+
     def test_stats(self, store: DeadLetterStore, keep: Any) -> None:
         """By status and by service, with bytes, the oldest one and totals of all times."""
         keep(letter("git", body=b"123"), letter("git"), letter("billing", created_at=NOW - 5))
@@ -384,6 +438,25 @@ class StoreContract:
         found = store.get(kept[0].id, NOW)
         assert (found.status, found.attempts, found.last_error) == (LetterStatus.PENDING, 0, "e")
         assert ids(self.lease(store)) == [kept[0].id]
+
+    def test_a_requeued_letter_of_many_has_its_old_place(self, store: DeadLetterStore) -> None:
+        """One that rested goes out before those that came after it, retried ones among them."""
+        batch = [letter() for _ in range(4)]
+        store.add(batch, LIMITS)
+        leases = self.lease(store)
+        for number, settlement in ((3, PutBack(next_attempt_at=NOW)), (0, Retried(next_attempt_at=NOW))):
+            store.settle(leases[number], settlement)
+        for number in (1, 2):
+            store.settle(leases[number], Died())
+        store.requeue(None, Selection(status=LetterStatus.DEAD), NOW)
+        assert ids(self.lease(store)) == ids(batch)
+
+    def test_requeue_voids_the_lease_that_ran_out(self, store: DeadLetterStore, keep: Any) -> None:
+        """A person's word counts more than that of a worker which comes too late."""
+        (kept,) = keep(letter())
+        (late,) = self.lease(store)
+        assert store.requeue(kept.id, ALL, NOW + 60) == 1
+        assert store.settle(late, Died()) is False
 
     def test_requeue_leaves_leased_letters_alone(self, store: DeadLetterStore, keep: Any) -> None:
         """What is being tried is tried already."""

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service_utils import ResilientServiceClient, ServiceRegistry, best_effort
 from service_utils.dead_letters import (
@@ -27,6 +29,7 @@ from service_utils.dead_letters.store import DAY, Died
 from service_utils.events import DeadLetterAdded, DeadLetterSettled
 from service_utils.http.context import bind_context, unbind_context
 from service_utils.testing import Answer, FakeClock, FaultServer
+from tests.forked import in_child
 
 SECRET = "s3cr3t-v4lue"
 
@@ -158,6 +161,11 @@ def test_a_letter_shows_no_body(queue: DeadLetterQueue) -> None:
     json.dumps(letter.as_dict(body=True))
 
 
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("nothing to say")
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -167,12 +175,55 @@ def test_a_letter_shows_no_body(queue: DeadLetterQueue) -> None:
         (f"token={SECRET}; x", "token=...; x"),
         (f'{{"password": "{SECRET} and more"}}', '{"password": ...}'),
         (f"https://u:{SECRET}@h/p?key={SECRET}", "https://h/p?..."),
+        (f"https://u:p@{SECRET}@h/p", "https://h/p"),
+        (f"Authorization: Bearer {SECRET}", "Authorization: ..."),
+        (f"Authorization: {SECRET}, x", "Authorization: ..., x"),
+        (f"{{'Authorization': 'Basic {SECRET}', 'a': 1}}", "{'Authorization': ..., 'a': 1}"),
+        (f"{{b'X-INTERNAL-TOKEN': b'{SECRET}'}}", "{b'X-INTERNAL-TOKEN': ...}"),
+        (f"Cookie: a=b; sid={SECRET}", "Cookie: ..."),
+        (f"sent with bearer {SECRET}.", "sent with bearer ..."),
+        ("half \udcff a character\0", "half ? a character?"),
+        (Unspeakable(), "Unspeakable"),
         ("x" * 600, "x" * 497 + "..."),
     ],
 )
 def test_errors_in_words(error: Any, said: str | None) -> None:
     """An error becomes one line without credentials, of bounded length."""
     assert describe_error(error) == said
+
+
+@settings(max_examples=60, deadline=None)
+@given(before=st.text(max_size=20), after=st.text(max_size=20))
+def test_an_error_of_any_text_can_be_kept(before: str, after: str) -> None:
+    """Whatever an error says round a secret, the letter can be kept, and the secret is not."""
+    said = describe_error(f"{before} Authorization: Bearer {SECRET} {after}")
+    assert said is not None
+    assert SECRET not in said
+    assert said.isprintable()
+    assert len(said) <= 500
+    assert said.encode()
+
+
+def test_a_path_shows_no_secret(queue: DeadLetterQueue) -> None:
+    """A key in the query string is sent again, but shown to nobody."""
+    letter = queue.get(queue.add("git", "POST", f"/a?x=1&api_key={SECRET}&y=2"))
+    assert letter is not None
+    assert letter.path.endswith(f"api_key={SECRET}&y=2")
+    assert letter.as_dict()["path"] == "/a?x=1&api_key=...&y=2"
+    assert SECRET not in repr(letter)
+
+
+def test_ids_of_one_moment_sort_as_they_were_made() -> None:
+    """Letters added within one millisecond keep their order, also for someone who sorts them by id."""
+    ids = [new_letter_id(1_800_000_000.0) for _ in range(200)]
+    assert ids == sorted(set(ids))
+
+
+def test_ids_of_a_forked_child_are_its_own() -> None:
+    """Parent and child never give one id to two letters, even within the same millisecond."""
+    new_letter_id(1_800_000_000.0)
+    theirs = in_child(lambda: [new_letter_id(1_800_000_000.0) for _ in range(5)])
+    assert not set(theirs) & {new_letter_id(1_800_000_000.0) for _ in range(5)}
 
 
 def test_ids_sort_by_time() -> None:
@@ -194,6 +245,23 @@ def test_many_at_once(queue: DeadLetterQueue, events: list[Any]) -> None:
     assert [letter.id for letter in queue.list()] == ids
     assert [event.letter_id for event in events] == ids
     assert queue.add_many([]) == []
+
+
+@pytest.mark.parametrize("body", [b"\0\xff", bytearray(b"\0\xff"), memoryview(b"\0\xff")])
+def test_bytes_of_any_kind(queue: DeadLetterQueue, body: Any) -> None:
+    """Binary bodies stay as they are."""
+    letter = queue.get(queue.add("git", "PUT", "/a", body=body))
+    assert letter is not None
+    assert letter.body == b"\0\xff"
+
+
+def test_the_callers_content_type_stands(queue: DeadLetterQueue) -> None:
+    """JSON that the caller has named otherwise is sent under that name, once."""
+    letter = queue.get(
+        queue.add("git", "POST", "/a", json={}, headers={"content-type": "application/x+json"})
+    )
+    assert letter is not None
+    assert dict(letter.headers) == {"content-type": "application/x+json"}
 
 
 # -- what is refused --------------------------------------------------------------------------------
@@ -224,6 +292,9 @@ def test_full(options: dict[str, int], message: str, limit: str) -> None:
         ({"method": "GET"}, ValueError, "method='GET'"),
         ({"path": "a"}, ValueError, "path='a'"),
         ({"path": "//host/a"}, ValueError, "path='//host/a'"),
+        ({"path": "/a\r\nX: y"}, ValueError, "control characters"),
+        ({"path": "/\udcff"}, ValueError, "control characters"),
+        ({"request_id": "a\nb"}, ValueError, "request_id="),
         ({"json": {1, 2}}, TypeError, "json of type set"),
         ({"json": float("nan")}, TypeError, "json of type float"),
         ({"json": {}, "body": b""}, ValueError, "both given"),
@@ -231,7 +302,10 @@ def test_full(options: dict[str, int], message: str, limit: str) -> None:
         ({"headers": ["a"]}, TypeError, "headers of type list"),
         ({"headers": {"a": 1}}, TypeError, "headers: 'a'"),
         ({"idempotency_key": "a b"}, ValueError, "idempotency_key='a b'"),
+        ({"headers": {"X-A": "b\r\nc"}}, ValueError, "X-A"),
+        ({"headers": {b"X-A": "b"}}, TypeError, "headers: b'X-A'"),
         ({"max_retries": 0}, ValueError, "max_retries=0"),
+        ({"max_retries": 2**70}, ValueError, "at most 1000000"),
     ],
 )
 def test_bad_letters(queue: DeadLetterQueue, arguments: dict[str, Any], error: Any, message: str) -> None:

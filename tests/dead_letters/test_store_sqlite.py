@@ -211,31 +211,43 @@ def test_a_directory_without_rights_or_a_file_that_is_none(tmp_path: Path) -> No
 # -- versions ---------------------------------------------------------------------------------------
 
 
-def test_a_file_of_the_version_before(path: Path) -> None:
-    """Letters of the version before are all there, counted, and can be delivered."""
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_a_file_of_a_version_before(path: Path, version: int) -> None:
+    """Letters of earlier versions are all there, counted, and can be delivered."""
     with closing(Database(path)) as database:
-        database.migrate("dead_letters", MIGRATIONS[:1])
+        database.migrate("dead_letters", MIGRATIONS[:version])
         with database.write() as connection:
-            connection.execute(
+            connection.executemany(
                 "INSERT INTO dead_letters (id, kind, service, method, path, headers, idempotency_key, "
                 "status, attempts, max_retries, created_at, next_attempt_at, size, body) VALUES "
-                "('old', 'call', 'git', 'POST', '/a', '{}', 'k', 'pending', 2, 5, ?, ?, 5, x'00FF')",
-                (NOW, NOW),
+                "(?, 'call', 'git', 'POST', '/a', '{}', 'k', ?, 2, 5, ?, ?, 5, ?)",
+                [
+                    ("rests", "dead", NOW, NOW, b"1"),
+                    ("waits", "pending", NOW, NOW, b"\0\xff"),
+                    ("bare", "pending", NOW, NOW, None),
+                ],
             )
+            connection.execute("UPDATE dead_letter_totals SET value = 7 WHERE name = 'token'")
     with closing(SQLiteDeadLetters(path)) as store:
         found = store.stats(NOW)
-        assert (found["letters"], found["bytes"]) == (1, 5)
-        (lease,) = store.lease("git", now=NOW, seconds=60.0, limit=9)
-        assert (lease.letter.id, lease.letter.attempts, lease.letter.body) == ("old", 2, b"\x00\xff")
-        assert store.settle(lease, Delivered())
-        assert store.stats(NOW)["letters"] == 0
+        assert (found["letters"], found["pending"], found["dead"], found["bytes"]) == (3, 2, 1, 15)
+        leases = store.lease("git", now=NOW, seconds=60.0, limit=9)
+        assert [(each.letter.id, each.letter.body) for each in leases] == [
+            ("waits", b"\0\xff"),
+            ("bare", None),
+        ]
+        assert leases[0].token > 7
+        assert [store.settle(lease, Delivered()) for lease in leases] == [True, True]
+        assert ids(store.list(ALL, limit=9, after=None, now=NOW)) == ["rests"]
+    assert intact(path)
 
 
 def test_a_file_of_a_newer_release(path: Path) -> None:
     """Code that does not know the file's version touches nothing in it."""
     with closing(Database(path)) as database:
         database.migrate("dead_letters", (*MIGRATIONS, "CREATE TABLE dead_letter_news (a);"))
-    with pytest.raises(StorageError, match=r"dead_letters has version 3, .* up to 2"):
+    known = len(MIGRATIONS)
+    with pytest.raises(StorageError, match=f"dead_letters has version {known + 1}, .* up to {known}"):
         SQLiteDeadLetters(path)
 
 
@@ -292,7 +304,8 @@ class BothStores(RuleBasedStateMachine):
         }
         memory, file = self.stores
         if what == "extend":
-            said = (memory.extend(first, self.now + 90), file.extend(second, self.now + 90))
+            time = {"now": self.now, "seconds": 90.0}
+            said = (memory.extend(first, **time), file.extend(second, **time))
         else:
             said = (memory.settle(first, settlement[what]), file.settle(second, settlement[what]))
         assert said[0] == said[1]
