@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeAlias
+from urllib.parse import quote
 
 import requests
 
 from service_utils.events import CircuitState
+from service_utils.health.memory_use import memory_use
 from service_utils.health.result import Finding, HealthStatus
 from service_utils.policies.checks import require_fraction
 from service_utils.storage import Database
@@ -20,10 +25,9 @@ Check: TypeAlias = Callable[[], object]
 """Returns True or None (healthy), False (unhealthy), a HealthStatus or a Finding; raises: unhealthy."""
 
 _GIB = 2**30
+_ANY_READ = "SELECT count(*) FROM sqlite_master"
 _MARGIN = 2.0  # times the least room there should be: below that it is degraded already
-_CGROUP = Path("/sys/fs/cgroup")
-_MEMINFO = Path("/proc/meminfo")
-_NO_LIMIT = 2**60  # version 1 of cgroups says "none" by a number of this size
+_EARLY = 0.95  # of the most memory that may be used: above that it is degraded already
 
 
 class Probable(Protocol):
@@ -42,7 +46,8 @@ class Probable(Protocol):
 def service(client: Probable, timeout: float) -> Check:
     """Ask a client's ``health_path``, past circuit and retries: nothing is counted, no circuit opens by it.
 
-    A service that answers while its circuit is not closed is degraded: calls to it are refused.
+    A service that answers while its circuit is not closed is degraded: calls to it are refused. One whose
+    circuit is held open by hand is not asked.
 
     Args:
         client: The client.
@@ -50,6 +55,8 @@ def service(client: Probable, timeout: float) -> Check:
     """
 
     def check() -> Finding:
+        if client.state is CircuitState.FORCED_OPEN:
+            return Finding(HealthStatus.DEGRADED, "not asked: its circuit is held open by hand")
         client.probe(timeout=timeout).close()
         state = client.state
         if state in (CircuitState.CLOSED, CircuitState.DISABLED):
@@ -59,25 +66,39 @@ def service(client: Probable, timeout: float) -> Check:
     return check
 
 
-def database(store: Database) -> Check:
-    """Read from a SQLite file."""
+def database(store: Database | str | Path) -> Check:
+    """Read from a SQLite file.
+
+    Args:
+        store: A :class:`~service_utils.storage.Database` in use, or the path of a file, which is opened for
+            reading each time; it is not made when missing.
+    """
+    if not isinstance(store, Database):
+        return partial(_read_file, Path(store).absolute())
 
     def check() -> None:
         with store.read() as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            connection.execute(_ANY_READ).fetchone()
 
     return check
 
 
-def disk_space(path: str | Path, min_free_bytes: int = _GIB // 4, min_free_fraction: float = 0.02) -> Check:
+def _read_file(path: Path) -> None:
+    # quote: a question mark would end the path of a URI
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
+        connection.execute(_ANY_READ).fetchone()
+
+
+def disk_space(path: str | Path, min_free_bytes: int = _GIB // 4, min_free_fraction: float = 0.0) -> Check:
     """See that there is room on the disk of a folder.
 
-    Unhealthy below both limits' larger one, degraded below twice that.
+    Unhealthy below the larger of both limits, degraded below twice that. Unhealthy, too, when the disk is
+    mounted for reading only, or has no room for another file's name (inode).
 
     Args:
         path: A folder or file there.
         min_free_bytes: The least that must be free for us.
-        min_free_fraction: The least share of the disk.
+        min_free_fraction: The least share of the disk. Mind that two hundredths of a large disk are a lot.
 
     Raises:
         ValueError: A limit is negative, or the share is no fraction.
@@ -88,35 +109,39 @@ def disk_space(path: str | Path, min_free_bytes: int = _GIB // 4, min_free_fract
 
     def check() -> Finding:
         found = os.statvfs(path)
+        if found.f_flag & os.ST_RDONLY:
+            return Finding(HealthStatus.UNHEALTHY, "the disk can only be read")
+        if found.f_files and not found.f_favail:  # some file systems do not count them
+            return Finding(HealthStatus.UNHEALTHY, "the disk has no inode left for another file")
         free, size = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
         least = max(min_free_bytes, min_free_fraction * size)
-        return _judged(
-            free < least, free < least * _MARGIN, f"{free / _GIB:.1f} GiB free of {size / _GIB:.1f}"
-        )
+        detail = f"{free / _GIB:.1f} GiB free of {size / _GIB:.1f}"
+        return _judged(free < least, free < least * _MARGIN, detail)
 
     return check
 
 
 def memory(max_used_fraction: float = 0.95) -> Check:
-    """See that there is memory left: of the container's limit where there is one, else of the machine.
+    """See that there is memory left.
 
-    Unhealthy above the limit, degraded when half of what is above it has been used, too. Pages of files that
-    the kernel can drop count as free.
+    That is: of the tightest limit of this process's control groups (a container's, a systemd unit's), else of
+    the machine. Unhealthy above ``max_used_fraction``, degraded above 95 hundredths of it. Pages of files
+    that the kernel can drop count as free. Healthy on systems that do not tell; the detail says so.
 
     Args:
         max_used_fraction: The most that may be used.
 
     Raises:
-        ValueError: It is no fraction.
+        ValueError: It is no fraction, or 0.
     """
-    require_fraction("max_used_fraction", max_used_fraction)
-    early = 1.0 - (1.0 - max_used_fraction) * _MARGIN
+    require_fraction("max_used_fraction", max_used_fraction, zero=False)
 
     def check() -> Finding:
-        used, size = _memory_of_container() or _memory_of_machine()
-        share = used / size
-        detail = f"{share:.0%} used of {size / _GIB:.1f} GiB"
-        return _judged(share > max_used_fraction, share > early, detail)
+        use = memory_use()
+        if use is None:
+            return Finding(HealthStatus.HEALTHY, "this system does not tell how much memory is used")
+        detail = f"{use.share:.0%} used of {use.size / _GIB:.1f} GiB"
+        return _judged(use.share > max_used_fraction, use.share > max_used_fraction * _EARLY, detail)
 
     return check
 
@@ -125,31 +150,3 @@ def _judged(unhealthy: bool, degraded: bool, detail: str) -> Finding:
     if unhealthy:
         return Finding(HealthStatus.UNHEALTHY, detail)
     return Finding(HealthStatus.DEGRADED if degraded else HealthStatus.HEALTHY, detail)
-
-
-def _memory_of_container() -> tuple[int, int] | None:
-    """Used and limit in bytes, by control groups of version 2 or 1; None without a limit."""
-    for limit, used, stat, reclaimable in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
-    ):
-        try:
-            size = (_CGROUP / limit).read_text().strip()
-            if not size.isdigit() or int(size) >= _NO_LIMIT:
-                continue
-            files = dict(line.split()[:2] for line in (_CGROUP / stat).read_text().splitlines())
-            return int((_CGROUP / used).read_text()) - int(files.get(reclaimable, 0)), int(size)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-def _memory_of_machine() -> tuple[int, int]:
-    found = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
-    size, free = (int(found[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    return size - free, size

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service_utils.events import HealthChecked
 from service_utils.health import Finding, HealthChecker, HealthStatus
@@ -24,10 +26,12 @@ class Hanging:
     def __init__(self) -> None:
         self.begun = 0
         self.go = threading.Event()
+        self.over = threading.Event()
 
     def __call__(self) -> None:
         self.begun += 1
         self.go.wait(PATIENCE)
+        self.over.set()
 
 
 @pytest.fixture
@@ -63,7 +67,11 @@ def fail() -> None:
         (fail, "unhealthy", "ConnectionError: postgres://db/app?... refused"),
         (lambda: 7, "unhealthy", "TypeError: a check must return True, False, None, a HealthStatus or a"),
         (lambda: "fine", "unhealthy", "TypeError: a check must return"),
+        (lambda: {"dsn": "s3cret"}, "unhealthy", "TypeError: a check must return"),
         (lambda: exec("raise SystemExit(3)"), "unhealthy", "SystemExit: 3"),
+        (lambda: Finding("degraded", "password=s3cret is wrong"), "degraded", "password=... is wrong"),  # type: ignore[arg-type]
+        (lambda: Finding("fine"), "unhealthy", "ValueError: 'fine' is not a valid HealthStatus"),  # type: ignore[arg-type]
+        (lambda: Finding(HealthStatus.HEALTHY, b"s3cret"), "unhealthy", "TypeError: detail: must be words"),  # type: ignore[arg-type]
     ],
 )
 def test_what_a_check_says(
@@ -135,7 +143,7 @@ def test_a_hanging_check_costs_its_time_once(
 ) -> None:
     """It is unhealthy after its time-out, once; whoever asks later waits no more, and no thread is added."""
     checker.register("it", hanging, timeout=SHORT)
-    checker.register("other", lambda: True)
+    checker.register("other", lambda: True, timeout=PATIENCE)
     report = checker.check_all()
     assert report.checks["it"].detail == "no result within 0.02 s"
     assert report.checks["other"].status is HealthStatus.HEALTHY
@@ -145,7 +153,6 @@ def test_a_hanging_check_costs_its_time_once(
         assert found.status is HealthStatus.UNHEALTHY
         assert found.detail == f"a run has not ended for {fake_clock.monotonic():.0f} s"
     assert hanging.begun == 1
-    assert [thread.name for thread in threading.enumerate()].count("health-it") == 1
 
 
 def test_a_hanging_check_for_many_threads(checker: HealthChecker, hanging: Hanging, told: list[Any]) -> None:
@@ -160,10 +167,10 @@ def test_a_check_that_comes_back(checker: HealthChecker, fake_clock: FakeClock, 
     """When the thread that hung has ended, the next run is a new one."""
     checker.register("it", hanging, timeout=SHORT)
     checker.check_all()
+    checker._checks["it"].timeout = PATIENCE  # the next run shall not fail because this machine is busy
     hanging.go.set()
-    for thread in threading.enumerate():
-        if thread.name == "health-it":
-            thread.join(PATIENCE)
+    while checker._checks["it"]._run is not None:
+        hanging.over.wait(PATIENCE)
     assert checker.check("it").detail == "no result within 0.02 s"  # still good for a while
     fake_clock.advance(31.0)
     assert checker.check("it").status is HealthStatus.HEALTHY
@@ -260,20 +267,161 @@ def test_a_check_takes_anothers_place(checker: HealthChecker) -> None:
     assert checker.check_all().overall_status is HealthStatus.HEALTHY
 
 
-def test_a_forked_child_runs_its_own_checks(checker: HealthChecker, hanging: Hanging) -> None:
-    """A run that hangs in the parent is not waited for in a child."""
+def test_a_forked_child_runs_its_own_checks(
+    checker: HealthChecker, fake_clock: FakeClock, hanging: Hanging
+) -> None:
+    """A run that hangs in the parent is not waited for in a child, which knows what was found before."""
     checker.register("it", hanging, timeout=SHORT)
     checker.check_all()
+    checker._checks["it"].timeout = PATIENCE
 
-    def child() -> str:
+    def child() -> tuple[str, ...]:
+        before = checker.check("it").status.value
         hanging.go = threading.Event()
         hanging.go.set()
-        fresh = HealthChecker(cache_seconds=0)
-        fresh.register("it", hanging)
-        checker._cache_seconds = 0
-        return f"{checker.check('it').status} {fresh.check('it').status}"
+        fake_clock.advance(31.0)
+        return before, checker.check("it").status.value
 
-    assert in_child(child) == "healthy healthy"
+    assert in_child(child) == ("unhealthy", "healthy")
+    assert hanging.begun == 1
+
+
+def test_a_run_that_is_called_off(checker: HealthChecker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the one who begins a run is interrupted, those who wait for it begin another one."""
+    checker.register("it", lambda: True, timeout=PATIENCE)
+    registered, found = checker._checks["it"], []
+    waiting = threading.Thread(target=lambda: found.append(registered.wait(runs[0])))
+    runs: list[Any] = []
+
+    def interrupted_start(_thread: threading.Thread) -> None:
+        monkeypatch.undo()
+        runs.append(registered.look(30.0))  # somebody joins the run that has no thread yet
+        waiting.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted_start)
+    with pytest.raises(KeyboardInterrupt):
+        checker.check("it")
+    waiting.join(PATIENCE)
+    assert [each.status for each in found] == [HealthStatus.HEALTHY]
+    assert runs[0].result is None
+
+
+def test_no_thread_to_be_had(checker: HealthChecker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no thread left is a finding, and the next run is tried all the same."""
+    checker.register("it", lambda: True, timeout=PATIENCE)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        found = checker.check("it")
+    assert (found.status.value, found.detail) == ("unhealthy", "RuntimeError: can't start new thread")
+    checker._cache_seconds = 0
+    assert checker.check("it").status is HealthStatus.HEALTHY
+
+
+def test_a_thread_that_comes_too_late(checker: HealthChecker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that begins after its run was given up runs nothing: another run may be under way."""
+    late: list[threading.Thread] = []
+    runs: list[int] = []
+    checker._cache_seconds = 0
+    checker.register("it", lambda: runs.append(1), timeout=SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: late.append(thread))
+        assert checker.check("it").detail == "no result within 0.02 s"
+    checker._checks["it"].timeout = PATIENCE
+    assert checker.check("it").status is HealthStatus.HEALTHY
+    late[0].start()
+    late[0].join(PATIENCE)
+    assert runs == [1]
+
+
+def test_changes_are_logged(
+    checker: HealthChecker, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What gets worse is a warning and what gets well is told, once each; secrets are left out."""
+    answers: Iterator[object] = iter(
+        [True, Finding(HealthStatus.UNHEALTHY, "token=s3cret expired"), False, "degraded", True]
+    )
+    checker.register("it", lambda: next(answers), timeout=PATIENCE)
+    with caplog.at_level("INFO", "service_utils"):
+        for _ in range(5):
+            checker.check_all()
+            fake_clock.advance(31.0)
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "Health check it healthy -> unhealthy (token=... expired)"),
+        ("WARNING", "Health check it unhealthy -> degraded"),
+        ("INFO", "Health check it degraded -> healthy"),
+    ]
+
+
+def test_a_listener_that_fails(fake_clock: FakeClock) -> None:
+    """A listener's bug costs nobody a result."""
+
+    def listener(_event: object) -> None:
+        raise ValueError("bug")
+
+    checker = HealthChecker(clock=fake_clock, listeners=[listener], timeout=PATIENCE)
+    checker.register("it", lambda: True)
+    assert checker.check("it").status is HealthStatus.HEALTHY
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["ask", "hang", "let go", 1.0, 29.0, 30.0]), max_size=12))
+def test_whatever_happens(steps: list[object]) -> None:
+    """One run at a time, none while a result is fresh, and one result each time when none is."""
+    clock, story = FakeClock(), Story()
+    checker = HealthChecker(clock=clock, timeout=PATIENCE, history_size=100)
+    checker.register("it", story)
+    registered = checker._checks["it"]
+    asked_at: float | None = None
+    for step in [*steps, "let go"]:
+        if isinstance(step, float):
+            clock.advance(step)
+        elif step == "hang":
+            story.hangs = True
+        elif step == "let go":
+            story.let_go()
+            while registered._run is not None:
+                story.over.wait(PATIENCE)
+        else:
+            registered.timeout = SHORT if story.hangs else PATIENCE
+            fresh = asked_at is not None and clock.monotonic() - asked_at < 30.0
+            runs, told = story.runs, len(checker.history("it"))
+            found = checker.check("it")
+            if fresh:
+                assert (story.runs, len(checker.history("it"))) == (runs, told)
+            else:
+                asked_at = clock.monotonic()
+                assert len(checker.history("it")) == told + 1
+                assert (found.status is HealthStatus.HEALTHY) is not story.hangs
+    assert story.most <= 1
+
+
+class Story:
+    """A check that hangs when it is told to, and knows how many of its runs are under way at once."""
+
+    def __init__(self) -> None:
+        self.runs = self.now = self.most = 0
+        self.hangs = False
+        self.go, self.over = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.runs += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        go = self.go
+        if self.hangs:
+            go.wait(PATIENCE)
+        self.now -= 1
+
+    def let_go(self) -> None:
+        self.hangs = False
+        self.go.set()
+        self.over.set()
+        self.go = threading.Event()
 
 
 @pytest.mark.parametrize(
@@ -302,6 +450,7 @@ async def asynchronous() -> bool:
         ("it", 7, {}, TypeError, "7: must be a function"),
         ("it", asynchronous, {}, TypeError, "health check"),
         ("it", lambda: True, {"timeout": 0}, ValueError, "timeout=0"),
+        ("it", lambda: True, {"required_for_ready": "yes"}, TypeError, "required_for_ready='yes'"),
     ],
 )
 def test_bad_checks(

@@ -14,7 +14,6 @@ from service_utils.integrations.flask.problems import problem
 from service_utils.integrations.flask.tokens import check_operator
 from service_utils.profiles import current_profile
 from service_utils.registry import ServiceRegistry
-from service_utils.storage import StorageError
 
 __all__ = ["Letters", "Levels", "health_blueprint", "mount_health"]
 
@@ -67,18 +66,19 @@ def health_blueprint(
 ) -> Blueprint:
     """The endpoints below a prefix.
 
-    ====================  ======================================  ====================================
-    below the prefix      200                                     another status
-    ====================  ======================================  ====================================
-    nothing, ``/``        works, perhaps degraded                 503: something of our own is unhealthy
-    ``/live``             the process answers; nothing is checked  none
-    ``/ready``            can take requests                       503: starting, draining, or our own
-    ``/detailed``         all checks with times and details       401 in ``production`` without a token
-    ``/circuit-breakers``  all circuits                           401 as above
-    ``/degradation``      level, reasons, history                 401 as above; 404: no monitor
-    ``/dlq``              numbers of the dead letters             401 as above; 404: no queue; 503: its file
-    ====================  ======================================  ====================================
+    ===================== ====================================== ====================================
+    below the prefix      200                                    another status
+    ===================== ====================================== ====================================
+    nothing, ``/``        works, perhaps degraded                503: something of our own is unhealthy
+    ``/live``             the process answers; nothing is asked  none
+    ``/ready``            can take requests                      503: starting, draining, or our own
+    ``/detailed``         all checks with times and details      401
+    ``/circuit-breakers`` all circuits                           401
+    ``/degradation``      level, reasons, history                401; 404: no monitor; 503: no answer
+    ``/dlq``              numbers of the dead letters            401; 404: no queue; 503: no answer
+    ===================== ====================================== ====================================
 
+    401: in profile ``production``, without the internal or the admin token.
     In profile ``production`` the first three say status words only.
 
     Args:
@@ -95,19 +95,20 @@ def health_blueprint(
         raise ValueError(f"prefix={prefix!r}: must be a path such as /health")
     pages = _Pages(checker, registry, degradation, dead_letters)
     blueprint = Blueprint("service_utils_health", __name__)
-    blueprint.after_request(_never_cached)
     root = prefix.rstrip("/")
+    basic = _never_cached(pages.basic)
     for path in (root, f"{root}/"):
-        blueprint.add_url_rule(path, "basic", pages.basic)
-    blueprint.add_url_rule(f"{root}/live", "live", pages.live)
-    blueprint.add_url_rule(f"{root}/ready", "ready", pages.ready)
+        blueprint.add_url_rule(path, "basic", basic)
+    blueprint.add_url_rule(f"{root}/live", "live", _never_cached(pages.live))
+    blueprint.add_url_rule(f"{root}/ready", "ready", _never_cached(pages.ready))
     for name, page in (
         ("detailed", pages.detailed),
         ("circuit-breakers", pages.circuits),
         ("degradation", pages.levels),
         ("dlq", pages.letters),
     ):
-        blueprint.add_url_rule(f"{root}/{name}", name.replace("-", "_"), _for_operators(page))
+        view = _never_cached(_for_operators(page))
+        blueprint.add_url_rule(f"{root}/{name}", name.replace("-", "_"), view)
     return blueprint
 
 
@@ -133,8 +134,9 @@ class _Pages:
 
     def detailed(self) -> Response:
         report = self.checker.check_all().as_dict()
+        histories = self.checker.histories()
         for name, check in report["checks"].items():
-            check["history"] = [each.as_dict() for each in self.checker.history(name)]
+            check["history"] = [each.as_dict() for each in histories.get(name, ())]
         return jsonify(**report, ready=self.checker.ready().ready)
 
     def circuits(self) -> Response:
@@ -143,20 +145,24 @@ class _Pages:
     def levels(self) -> Response:
         if self.degradation is None:
             return problem(404, detail="This app has no degradation monitor.")
-        return jsonify(self.degradation.get_status())
+        return _told("The level of degradation", self.degradation.get_status)
 
     def letters(self) -> Response:
         if self.dead_letters is None:
             return problem(404, detail="This app has no queue of dead letters.")
-        try:
-            return jsonify(self.dead_letters.stats())
-        except StorageError as error:
-            _logger.error("The dead letters cannot be counted: %s", error)
-            return problem(503, detail="The dead letters cannot be read; the log says why.")
+        return _told("The number of dead letters", self.dead_letters.stats)
 
 
 def _for_operators(view: Callable[[], Response]) -> Callable[[], Response]:
     return lambda: check_operator() or view()
+
+
+def _told(what: str, ask: Callable[[], dict[str, Any]]) -> Response:
+    try:
+        return jsonify(ask())
+    except Exception:  # a store's file or server; its words can name paths and hosts
+        _logger.exception("%s cannot be told", what)
+        return problem(503, detail=f"{what} cannot be told at the moment; the log says why.")
 
 
 def _answer(good: bool, word: str, more: dict[str, Any] | None = None) -> Response:
@@ -166,6 +172,11 @@ def _answer(good: bool, word: str, more: dict[str, Any] | None = None) -> Respon
     return response
 
 
-def _never_cached(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
+def _never_cached(view: Callable[[], Response]) -> Callable[[], Response]:
+    # Not by the blueprint: an app may show a view at another address, too.
+    def uncached() -> Response:
+        response = view()
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    return uncached

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from service_utils.dead_letters import DeadLetterQueue, MemoryDeadLetters
 from service_utils.health import Finding, HealthChecker, HealthStatus
 from service_utils.integrations.flask.health import mount_health
 from service_utils.storage import StorageError
+from tests.side_by_side import PATIENCE
 
 TOKEN = "a-token-that-is-long-enough"
 PAGES = ["/health", "/health/", "/health/live", "/health/ready"]
@@ -105,6 +107,42 @@ def test_liveness_depends_on_nothing(client: FlaskClient, checker: HealthChecker
     assert checker.last().checks == {}
 
 
+def test_probes_while_another_service_hangs(client: FlaskClient, checker: HealthChecker) -> None:
+    """Liveness and readiness answer at once, while the page that asks everything waits for it."""
+    asked, go = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        asked.set()
+        go.wait(PATIENCE)
+
+    checker.register("chroma", hang, timeout=PATIENCE)
+    waiting = threading.Thread(target=client.application.test_client().get, args=("/health",))
+    waiting.start()
+    try:
+        assert asked.wait(PATIENCE)
+        assert [client.get(path).status_code for path in ("/health/live", "/health/ready")] == [200, 200]
+        assert waiting.is_alive()
+    finally:
+        go.set()
+        waiting.join(PATIENCE)
+
+
+def test_starting(registry: ServiceRegistry) -> None:
+    """A process that warms up is alive, and gets its first request when it says that it has started."""
+    app, checker = Flask(__name__), HealthChecker(starting=True)
+    mount_health(app, checker, registry=lambda: registry)
+    client = app.test_client()
+    assert client.get("/health/ready").get_json() == {"status": "unready", "reasons": ["starting"]}
+    assert client.get("/health/live").status_code == 200
+    checker.started()
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_nothing_can_be_changed(client: FlaskClient) -> None:
+    """The pages are for reading only."""
+    assert {client.post(path).status_code for path in PAGES + OPERATORS} == {405}
+
+
 def test_detailed(client: FlaskClient, checker: HealthChecker) -> None:
     """Operators see every check with its time, its detail and its last results."""
     checker.register("it", lambda: Finding(HealthStatus.DEGRADED, "slow"))
@@ -131,18 +169,35 @@ def test_what_an_app_does_not_have(registry: ServiceRegistry, checker: HealthChe
         assert (response.status_code, response.mimetype) == (404, "application/problem+json")
 
 
-def test_letters_that_cannot_be_counted(registry: ServiceRegistry, checker: HealthChecker) -> None:
-    """A damaged file is a 503 without its path."""
+class Damaged:
+    """A queue or a monitor whose file or server is away."""
 
-    class Damaged:
-        def stats(self) -> dict[str, Any]:
-            raise StorageError("/var/lib/letters.db: file is not a database")
+    def stats(self) -> dict[str, Any]:
+        raise StorageError("/var/lib/letters.db: file is not a database")
 
+    def get_status(self) -> dict[str, Any]:
+        raise ConnectionError("redis://:hunter2@10.0.0.7 refused")
+
+
+@pytest.mark.parametrize("path", ["/health/dlq", "/health/degradation"])
+def test_what_cannot_be_told(registry: ServiceRegistry, checker: HealthChecker, path: str) -> None:
+    """A damaged file, a server that is away: 503, and neither path nor address is shown."""
     app = Flask(__name__)
-    mount_health(app, checker, registry=lambda: registry, dead_letters=Damaged())
-    response = app.test_client().get("/health/dlq")
-    assert response.status_code == 503
+    mount_health(app, checker, registry=lambda: registry, dead_letters=Damaged(), degradation=Damaged())
+    response = app.test_client().get(path)
+    assert (response.status_code, response.mimetype) == (503, "application/problem+json")
+    assert response.headers["Cache-Control"] == "no-store"
     assert "/var/lib" not in response.text
+    assert "10.0.0.7" not in response.text
+
+
+def test_a_view_at_another_address(registry: ServiceRegistry, checker: HealthChecker) -> None:
+    """An app may show readiness at an old address, too; no cache keeps it there either."""
+    app = Flask(__name__)
+    mount_health(app, checker, registry=lambda: registry)
+    app.add_url_rule("/ready", "ready", app.view_functions["service_utils_health.ready"])
+    response = app.test_client().get("/ready")
+    assert (response.status_code, response.headers["Cache-Control"]) == (200, "no-store")
 
 
 def test_strangers_in_production(production: None, client: FlaskClient, checker: HealthChecker) -> None:
@@ -154,9 +209,14 @@ def test_strangers_in_production(production: None, client: FlaskClient, checker:
         assert "10.0.0.7" not in client.get(path).text
 
 
-def test_operators_in_production(production: None, client: FlaskClient) -> None:
-    """The internal token opens what is for operators."""
-    headers = {"X-INTERNAL-TOKEN": TOKEN}
+@pytest.mark.parametrize("headers", [{"X-INTERNAL-TOKEN": TOKEN}, {"Authorization": "Bearer admin-token"}])
+def test_operators_in_production(
+    production: None, client: FlaskClient, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
+) -> None:
+    """The internal or the admin token opens what is for operators, a wrong one does not."""
+    monkeypatch.setenv("ADMIN_TOKEN", "admin-token")
+    wrong = {name: f"{value}x" for name, value in headers.items()}
+    assert [client.get(path, headers=wrong).status_code for path in OPERATORS] == [401] * 4
     assert [client.get(path, headers=headers).status_code for path in OPERATORS] == [200] * 4
 
 
