@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, Flask, Response, jsonify
+from flask import Blueprint, Flask
 
 from backend.auth import authenticator
+from backend.background import Background
 from backend.chat import Chat
 from backend.clients import Clients
 from backend.config import Settings
-from backend.context import EXTENSION, Backend, backend, know_user
+from backend.context import EXTENSION, Backend, know_user
+from backend.degradation import backend_rules
 from backend.history import ChatHistory, PendingEntries
 from backend.index import DocumentIndex
 from backend.ingest import Ingestion
@@ -25,14 +27,25 @@ from backend.routes import billing, chat, documents, projects, search
 from backend.search import Search
 from backend.services.common import Refusal, storage_unavailable
 from backend.snapshots import Snapshots
-from service_utils.integrations.flask import ServiceUtils, ensure_token_configured, problem
+from service_utils import ServiceRegistry
+from service_utils.dead_letters import DeadLetterQueue, DeadLetterWorker, SQLiteDeadLetters
+from service_utils.degradation import DegradationMonitor
+from service_utils.health import HealthChecker, disk_space, memory
+from service_utils.integrations.flask import (
+    Limits,
+    Priority,
+    ServiceUtils,
+    ensure_token_configured,
+    protect,
+)
 from service_utils.profiles import current_profile
 
 __all__ = ["create_app"]
 
-logger = logging.getLogger(__name__)
-
 _API = "/v1/api"
+_CALM = 15.0  # seconds for which all must be well before a level is left
+_LEAST_FREE = 64 * 2**20  # bytes on the disk of our own files
+_QUEUE = 1.0  # seconds that a request waits for its turn
 _LEASE_MARGIN = 15.0  # seconds that a request may overrun its deadline before its key counts as abandoned
 
 
@@ -54,13 +67,22 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions[EXTENSION] = parts
-    ServiceUtils(app, registry=parts.clients.registry, request_deadline=settings.request_deadline)
+    ServiceUtils(
+        app,
+        registry=parts.clients.registry,
+        request_deadline=settings.request_deadline,
+        health=parts.health,
+        degradation=parts.background.monitor,
+        dead_letters=parts.dead_letters,
+    )
+    protect(app, _limits(settings))
     app.register_error_handler(Refusal, Refusal.answer)
     app.register_error_handler(sqlite3.OperationalError, storage_unavailable)
     app.register_blueprint(_api())
-    app.add_url_rule("/health", "health", _health)
-    app.add_url_rule("/ready", "ready", _ready)
+    app.add_url_rule("/ready", "ready", app.view_functions["service_utils_health.ready"])
     describe(app)
+    if settings.background:
+        parts.background.begin_with_requests(app)
     return app
 
 
@@ -68,20 +90,29 @@ def _assemble(settings: Settings, config: Mapping[str, Any] | None) -> Backend:
     profile = current_profile()
     ensure_token_configured()
     authenticate = authenticator(settings, profile)
-    clients = Clients.build(settings, config)
     folder = settings.var_dir / "backend"
+    registry = ServiceRegistry()
+    dead_letters = DeadLetterQueue(SQLiteDeadLetters(folder / "dead_letters.sqlite3"), registry=registry)
+    clients = Clients.build(settings, config, registry=registry, dead_letters=dead_letters)
     index = DocumentIndex(folder / "index.sqlite3")
     lease = settings.request_deadline + _LEASE_MARGIN
     chat_history = ChatHistory(clients.filesystem, PendingEntries())
     found = Search(clients.chroma, clients.filesystem, index)
-    snapshots = Snapshots(clients.git)
-    money = Billing(clients.billing)
+    snapshots = Snapshots(clients.git, dead_letters)
+    money = Billing(clients.billing, dead_letters)
+    health = _checks(clients, index, dead_letters, folder)
     return Backend(
         settings=settings,
         clients=clients,
         authenticate=authenticate,
+        background=Background(
+            DeadLetterWorker(dead_letters, registry),
+            DegradationMonitor(registry, backend_rules(), calm_seconds=_CALM),
+        ),
         billing=money,
         chat=Chat(money, found, Answerer(clients.llms), chat_history, snapshots, settings),
+        dead_letters=dead_letters,
+        health=health,
         history=chat_history,
         index=index,
         ingestion=Ingestion(clients.chroma, clients.filesystem, index, snapshots),
@@ -99,19 +130,30 @@ def _api() -> Blueprint:
     return api
 
 
-def _health() -> Response:
-    return jsonify(status="ok", service="backend")
+def _checks(
+    clients: Clients, index: DocumentIndex, dead_letters: DeadLetterQueue, folder: Path
+) -> HealthChecker:
+    """What is our own decides whether we are ready; other services that are away make us degraded."""
+    checker = HealthChecker()
+    checker.register("index", index.check, required_for_ready=True)
+    checker.register("dead letters", lambda: bool(dead_letters.stats()), required_for_ready=True)
+    checker.register("disk", disk_space(folder, _LEAST_FREE, 0.0), required_for_ready=True)
+    checker.register("memory", memory())
+    checker.register_clients(clients.registry)
+    return checker
 
 
-def _ready() -> Response:
-    """Ready is what can do its own work; other services being away makes nobody unready."""
-    try:
-        backend().index.check()
-    except Exception:
-        # The cause can name paths: it belongs in the log, this route is open to everybody.
-        logger.exception("backend is not ready")
-        return problem(503, detail="backend is not ready; its log says why")
-    return jsonify(status="ready", service="backend")
+def _limits(settings: Settings) -> dict[str, Limits]:
+    """Money goes first and uploads last; each route that keeps failing by itself is given a rest."""
+    return {
+        f"{_API}/billing": Limits(priority=Priority.HIGH),
+        f"{_API}/chat": Limits(max_concurrent=settings.chat_max_requests, max_queue_seconds=_QUEUE),
+        f"{_API}/documents": Limits(
+            max_concurrent=settings.documents_max_requests, max_queue_seconds=_QUEUE, priority=Priority.LOW
+        ),
+        f"{_API}/projects": Limits(),
+        f"{_API}/search": Limits(),
+    }
 
 
 def __getattr__(name: str) -> Any:

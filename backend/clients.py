@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.config import MAX_CONCURRENT, MAX_WAIT, SERVICES, LLMSettings, ServiceDefaults, Settings
 from service_utils import BulkheadConfig, ResilientServiceClient, ServiceRegistry
+from service_utils.dead_letters import DeadLetterQueue
 from service_utils.http.tokens import BearerToken
 
 __all__ = ["Clients", "LLMClient"]
@@ -38,17 +39,34 @@ class Clients:
     llms: tuple[LLMClient, ...]
 
     @classmethod
-    def build(cls, settings: Settings, config: Mapping[str, Any] | None = None) -> Clients:
+    def build(
+        cls,
+        settings: Settings,
+        config: Mapping[str, Any] | None = None,
+        *,
+        registry: ServiceRegistry | None = None,
+        dead_letters: DeadLetterQueue | None = None,
+    ) -> Clients:
         """Build them from the declared table, the environment and ``config``, which wins.
+
+        Args:
+            settings: The backend's own settings.
+            config: See :func:`backend.app.create_app`.
+            registry: Where they stand; None for a new one.
+            dead_letters: Where calls are kept for later, if anywhere.
 
         Raises:
             ValueError: A setting of a client is no good; the message names the variable.
         """
         environ = {**os.environ, **{name: str(value) for name, value in (config or {}).items()}}
-        registry = ServiceRegistry()
+        registry = ServiceRegistry() if registry is None else registry
         services = {
             service.name: _service(
-                service, environ, registry, _places(service.max_concurrent, service.max_wait, settings)
+                service,
+                environ,
+                registry=registry,
+                bulkhead=_places(service.max_concurrent, service.max_wait, settings),
+                dead_letters=dead_letters,
             )
             for service in SERVICES
         }
@@ -62,25 +80,20 @@ def _places(max_concurrent: int, max_wait: float, settings: Settings) -> Bulkhea
     return BulkheadConfig(max_concurrent=max(1, max_concurrent // settings.workers), max_wait=max_wait)
 
 
-def _service(
-    service: ServiceDefaults,
-    environ: Mapping[str, str],
-    registry: ServiceRegistry,
-    places: BulkheadConfig,
-) -> ResilientServiceClient:
+def _service(service: ServiceDefaults, environ: Mapping[str, str], **options: Any) -> ResilientServiceClient:
     return ResilientServiceClient.from_env(
         service.prefix,
         default_url=service.default_url,
         service_name=service.title,
         environ=environ,
-        registry=registry,
         max_retries=service.max_retries,
         timeout=service.timeout,
         deadline=service.deadline,
         failure_threshold=service.failure_threshold,
         recovery_timeout=service.recovery_timeout,
-        bulkhead=places,
         health_path="/health",
+        probe=True,
+        **options,
     )
 
 

@@ -175,6 +175,10 @@ class Settings:
         var_dir: ``VAR_DIR``: where data are kept.
         workers: ``WEB_CONCURRENCY``: the processes among which the places of ``max_concurrent`` are shared.
         max_body_bytes: ``MAX_BODY_BYTES``: largest request body.
+        background: ``BACKGROUND_WORK``: whether this process works off dead letters and watches the level of
+            degradation.
+        chat_max_requests: ``CHAT_MAX_REQUESTS``: chat requests under way at once in one process.
+        documents_max_requests: ``DOCUMENTS_MAX_REQUESTS``: the same for uploads.
         request_deadline: ``REQUEST_DEADLINE``: seconds each request has.
         auth_jwt_secret: ``AUTH_JWT_SECRET``: HS256 secret of the users' tokens.
         auth_jwt_public_key: ``AUTH_JWT_PUBLIC_KEY``: instead of a secret, a PEM or the path of one.
@@ -191,6 +195,9 @@ class Settings:
     var_dir: Path = Path("var")
     workers: int = 1
     max_body_bytes: int = 2**20
+    background: bool = True
+    chat_max_requests: int = 12
+    documents_max_requests: int = 12
     request_deadline: float = 25.0
     auth_jwt_secret: str | None = field(default=None, repr=False)
     auth_jwt_public_key: str | None = field(default=None, repr=False)
@@ -287,10 +294,32 @@ def _seconds(variable: str, value: Any) -> float:
     return seconds
 
 
+_WORDS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+
+
+def _switch(variable: str, value: Any) -> bool:
+    try:
+        return _WORDS[str(value).strip().lower()]
+    except KeyError:
+        raise ValueError(f"{variable}={value!r}: must be true or false") from None
+
+
 _READERS: Mapping[str, tuple[str, Callable[[str, Any], Any]]] = {
     "var_dir": ("VAR_DIR", _folder),
     "workers": ("WEB_CONCURRENCY", _positive),
     "max_body_bytes": ("MAX_BODY_BYTES", _positive),
+    "background": ("BACKGROUND_WORK", _switch),
+    "chat_max_requests": ("CHAT_MAX_REQUESTS", _positive),
+    "documents_max_requests": ("DOCUMENTS_MAX_REQUESTS", _positive),
     "request_deadline": ("REQUEST_DEADLINE", _seconds),
     "auth_jwt_secret": ("AUTH_JWT_SECRET", _text),
     "auth_jwt_public_key": ("AUTH_JWT_PUBLIC_KEY", _text),

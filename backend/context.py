@@ -9,6 +9,7 @@ from flask import Response, current_app, g, request
 from pydantic import TypeAdapter, ValidationError
 
 from backend.auth import Authenticate
+from backend.background import Background
 from backend.chat import Chat
 from backend.clients import Clients
 from backend.config import Settings
@@ -20,6 +21,8 @@ from backend.money import Billing
 from backend.replays import ReplayStore
 from backend.search import Search
 from backend.services.common import Refusal
+from service_utils.dead_letters import DeadLetterQueue
+from service_utils.health import HealthChecker
 
 __all__ = ["EXTENSION", "Backend", "backend", "checked_project", "current_user", "know_user"]
 
@@ -35,8 +38,11 @@ class Backend:
     settings: Settings
     clients: Clients
     authenticate: Authenticate
+    background: Background
     billing: Billing
     chat: Chat
+    dead_letters: DeadLetterQueue
+    health: HealthChecker
     history: ChatHistory
     index: DocumentIndex
     ingestion: Ingestion

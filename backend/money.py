@@ -2,7 +2,8 @@
 
 A reservation ends in one of three ways. *Charged*: the capture is confirmed. *Given back*: something failed
 before the capture, or the capture certainly did not happen. *Pending*: the capture was sent and nobody heard
-what became of it; then the user gets what the money was for, because he must not lose both.
+what became of it; then the user gets what the money was for, because he must not lose both, and the capture
+is kept among the dead letters, which repeat it under its key until Billing has answered.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from backend.services.common import Refusal
 from backend.timing import any_time
 from service_utils import DeadlineExceeded, ResilientServiceClient, ServiceUnavailable
 from service_utils.calls import CallRecord
+from service_utils.dead_letters import DeadLetterError, DeadLetterQueue
+from service_utils.storage import StorageError
 
 __all__ = ["Billing", "Reservation", "Settlement"]
 
@@ -66,10 +69,12 @@ class Billing:
 
     Args:
         client: The client of the Billing service.
+        dead_letters: Where captures are kept of which nobody knows what became.
     """
 
-    def __init__(self, client: ResilientServiceClient) -> None:
+    def __init__(self, client: ResilientServiceClient, dead_letters: DeadLetterQueue) -> None:
         self._client = client
+        self._dead_letters = dead_letters
 
     def balance(self, user: str, currency: str) -> dict[str, Any]:
         """The user's account in one currency.
@@ -131,13 +136,31 @@ class Billing:
             logger.warning(
                 "Nobody knows whether reservation %s was captured: %s", reservation.reservation_id, error
             )
-            reservation.settled = True
-            return Settlement.PENDING
+            return self._pending(reservation, body, key, error)
         state = _member(response, "state")
         if not (response.ok or state == _CAPTURED or _still_at_work(response)):
             raise _refused(response)
+        if state != _CAPTURED:
+            return self._pending(reservation, body, key, "still being worked on")
         reservation.settled = True
-        return Settlement.CHARGED if state == _CAPTURED else Settlement.PENDING
+        return Settlement.CHARGED
+
+    def _pending(
+        self, reservation: Reservation, body: dict[str, Any], key: str, error: Exception | str
+    ) -> Settlement:
+        """Have the capture settled later: under its key it is made once, however often it is repeated."""
+        reservation.settled = True
+        try:
+            self._dead_letters.add(
+                self._client.name, "POST", "/capture", json=body, error=error, idempotency_key=key
+            )
+        except (DeadLetterError, StorageError) as failure:
+            logger.error(
+                "The capture of reservation %s cannot be kept for later: %s",
+                reservation.reservation_id,
+                failure,
+            )
+        return Settlement.PENDING
 
     def _release(self, reservation: Reservation) -> None:
         body = {"reservation_id": reservation.reservation_id}

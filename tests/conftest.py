@@ -29,7 +29,9 @@ _PREFIXES = (
 _SUFFIXES = ("_SERVER_URL", "_PROXY")
 _NAMES = (
     "ADMIN_TOKEN",
+    "BACKGROUND_WORK",
     "CURL_CA_BUNDLE",
+    "DOCUMENTS_MAX_REQUESTS",
     "LOG_LEVEL",
     "MAX_BODY_BYTES",
     "PROJECTS_DIR",
@@ -67,6 +69,7 @@ def environment_without_settings() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(_is_setting, tuple(os.environ)):
             patch.delenv(name)
+        patch.setenv("BACKGROUND_WORK", "false")  # apps of tests are many and short-lived
         yield
 
 

@@ -8,6 +8,8 @@ from backend.context import backend, current_user
 from backend.ingest import IndexingFailed
 from backend.models import DocumentsRequest
 from backend.services.common import parse
+from service_utils.degradation import DegradationLevel
+from service_utils.integrations.flask import requires_level
 
 __all__ = ["routes"]
 
@@ -15,6 +17,7 @@ routes = Blueprint("documents", __name__)
 
 
 @routes.post("/documents")
+@requires_level(DegradationLevel.SEVERE)
 def documents() -> Response:
     """Take documents into a project."""
     job = parse(DocumentsRequest)

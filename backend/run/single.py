@@ -42,11 +42,18 @@ def run_part(part: Part, lifeline: int | None = None) -> None:
 
 def _serve_backend(part: Part) -> None:
     from backend.app import create_app
+    from backend.context import EXTENSION, Backend
     from backend.services.serving import serve, starting
 
     with starting(part.name):
         app = create_app()
-    serve(app, host=HOST, port=part.port, name=part.name, threads=_THREADS)
+    parts: Backend = app.extensions[EXTENSION]
+    if parts.settings.background:
+        parts.background.start()  # letters of an earlier run do not wait for the first request
+    try:
+        serve(app, host=HOST, port=part.port, name=part.name, threads=_THREADS)
+    finally:
+        parts.background.stop()
 
 
 def _serve_service(part: Part) -> None:

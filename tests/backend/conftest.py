@@ -45,6 +45,7 @@ def settings(services: Services, tmp_path: Path) -> dict[str, Any]:
         "VAR_DIR": str(tmp_path / "var"),
         "API_RETRY_BASE_DELAY": "0.001",
         "API_TIMEOUT": "5",
+        "BACKGROUND_WORK": "false",
     }
 
 

@@ -146,6 +146,8 @@ def test_defaults_of_the_backend() -> None:
 def _in_words(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -10,6 +10,10 @@ from typing import Any
 from flask import Flask
 
 from service_utils.clock import SYSTEM, Clock
+from service_utils.degradation import DegradationMonitor
+from service_utils.health import HealthChecker
+from service_utils.integrations.flask.degradation import mount_degradation
+from service_utils.integrations.flask.health import Letters, mount_health
 from service_utils.integrations.flask.inbound import Inbound
 from service_utils.integrations.flask.problems import register_problem_handlers
 from service_utils.integrations.flask.status import mount_status
@@ -36,6 +40,10 @@ class Options:
         request_deadline: Seconds a request has unless a caller who is believed gives others; None: no limit.
         trust_deadline: ``X-Request-Timeout-Ms`` is believed without an internal token, too.
         token_verifiers: What judges internal tokens; None for the plain token alone.
+        health: The checks behind the health endpoints; None: there are none of these.
+        health_prefix: Where they are.
+        degradation: The monitor that ``@requires_level`` and ``/health/degradation`` ask. It is not started.
+        dead_letters: The queue whose numbers ``/health/dlq`` shows.
         clock: The clock of deadlines.
 
     Raises:
@@ -50,6 +58,10 @@ class Options:
     request_deadline: float | None = 25.0
     trust_deadline: bool = False
     token_verifiers: Sequence[Verifier] | None = None
+    health: HealthChecker | None = None
+    health_prefix: str = "/health"
+    degradation: DegradationMonitor | None = None
+    dead_letters: Letters | None = None
     clock: Clock = SYSTEM
 
     def __post_init__(self) -> None:
@@ -57,6 +69,10 @@ class Options:
             _check_switch(name, getattr(self, name))
         _check_paths(self.status_paths)
         _check_seconds("request_deadline", self.request_deadline)
+        if self.health is not None and not isinstance(self.health, HealthChecker):
+            raise TypeError(f"health={self.health!r}: must be a HealthChecker")
+        if self.dead_letters is not None and not callable(getattr(self.dead_letters, "stats", None)):
+            raise TypeError(f"dead_letters={self.dead_letters!r}: must have a method stats()")
         if not isinstance(self.clock, Clock):
             raise TypeError(f"clock={self.clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
 
@@ -136,6 +152,17 @@ class ServiceUtils:
             self._inbound().mount(app)
         if options.status_paths:
             mount_status(app, options.status_paths, lambda: self.registry)
+        if options.degradation is not None:
+            mount_degradation(app, options.degradation)
+        if options.health is not None:
+            mount_health(
+                app,
+                options.health,
+                registry=lambda: self.registry,
+                degradation=options.degradation,
+                dead_letters=options.dead_letters,
+                prefix=options.health_prefix,
+            )
         app.extensions[_EXTENSION] = self
 
     def _inbound(self) -> Inbound:
