@@ -329,7 +329,7 @@ def test_a_thread_that_comes_too_late(checker: HealthChecker, monkeypatch: pytes
     checker._cache_seconds = 0
     checker.register("it", lambda: runs.append(1), timeout=SHORT)
     with monkeypatch.context() as patch:
-        patch.setattr(threading.Thread, "start", lambda thread: late.append(thread))
+        patch.setattr(threading.Thread, "start", lambda thread: late.append(thread))  # noqa: PLW0108 - a method needs a function
         assert checker.check("it").detail == "no result within 0.02 s"
     checker._checks["it"].timeout = PATIENCE
     assert checker.check("it").status is HealthStatus.HEALTHY
