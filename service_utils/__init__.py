@@ -23,6 +23,7 @@ from service_utils.errors import (
 )
 from service_utils.events import CircuitState, Event, Listener, subscribe
 from service_utils.http.context import ContextThreadPoolExecutor, propagate
+from service_utils.http.log_context import RequestContextFilter
 from service_utils.http.tokens import BearerToken, EnvToken, StaticToken, TokenProvider, get_internal_headers
 from service_utils.logs import LoggingListener
 from service_utils.policies.backoff import exponential, fibonacci, fixed, linear
@@ -31,9 +32,14 @@ from service_utils.policies.budget import RetryBudget
 from service_utils.policies.bulkhead import Bulkhead, BulkheadConfig
 from service_utils.policies.deadline import Deadline
 from service_utils.policies.fallback import (
+    AnswerStore,
+    ChainReport,
     DeadLetterSink,
     FallbackChain,
     StaleCache,
+    Step,
+    StepOutcome,
+    Strategy,
     best_effort,
     collect_degradations,
     fail_closed,
@@ -56,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PER_CLIENT",
+    "AnswerStore",
     "Attempt",
     "BearerToken",
     "BreakerConfig",
@@ -63,6 +70,7 @@ __all__ = [
     "BulkheadConfig",
     "BulkheadFullError",
     "CallRecord",
+    "ChainReport",
     "CircuitBreaker",
     "CircuitOpenError",
     "CircuitState",
@@ -84,6 +92,7 @@ __all__ = [
     "RateLimitedError",
     "RateLimiter",
     "Replay",
+    "RequestContextFilter",
     "ResilientServiceClient",
     "ResponseTooLarge",
     "RetryAfterGate",
@@ -95,6 +104,9 @@ __all__ = [
     "ServiceUnavailable",
     "StaleCache",
     "StaticToken",
+    "Step",
+    "StepOutcome",
+    "Strategy",
     "SystemClock",
     "TokenError",
     "TokenProvider",

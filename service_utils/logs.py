@@ -246,6 +246,8 @@ class LoggingListener:
             text = "[%s] %s failed closed (%s)"
         elif event.status == "success":
             text = "[%s] Fallback %s used (%s)"
+        elif event.status == "skipped":
+            text, why = "[%s] Fallback %s skipped (%s)", event.detail
         else:
             text, why = "[%s] Fallback %s failed (%s)", event.detail
         fields = {

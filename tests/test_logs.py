@@ -166,6 +166,11 @@ def settled(outcome: str, detail: str = "") -> DeadLetterSettled:
             "WARNING",
             "Fallback full_text_search failed (disk full)",
         ),
+        (
+            fallback("chain", "skipped", "its circuit is open"),
+            "WARNING",
+            "Fallback full_text_search skipped (its circuit is open)",
+        ),
         (fallback("fail_closed", "skipped"), "WARNING", "full_text_search failed closed (circuit open)"),
         (fallback("best_effort", "skipped"), "WARNING", "Skipped full_text_search (circuit open)"),
         (
