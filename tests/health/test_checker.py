@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from service_utils.events import HealthChecked
 from service_utils.health import Finding, HealthChecker, HealthStatus
+from service_utils.health.running import Run
 from service_utils.testing import FakeClock
 from tests.forked import in_child
 from tests.side_by_side import PATIENCE, together
@@ -284,6 +285,21 @@ def test_a_forked_child_runs_its_own_checks(
 
     assert in_child(child) == ("unhealthy", "healthy")
     assert hanging.begun == 1
+
+
+def test_a_fork_while_somebody_waits(checker: HealthChecker, hanging: Hanging) -> None:
+    """Who waits in the parent and finds himself in a child does not wait for the parent's thread."""
+    checker.register("it", hanging, timeout=PATIENCE)
+    registered = checker._checks["it"]
+    run = registered.look(30.0)
+
+    def child() -> str:
+        hanging.go = threading.Event()
+        hanging.go.set()
+        assert isinstance(run, Run)
+        return registered.wait(run).status.value
+
+    assert in_child(child) == "healthy"
 
 
 def test_a_run_that_is_called_off(checker: HealthChecker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from service_utils.health import (
     memory_use,
 )
 from service_utils.storage import Database
-from service_utils.testing import Answer, FaultServer, blackhole
+from service_utils.testing import Answer, FaultServer
 
 
 @pytest.fixture
@@ -76,14 +76,19 @@ def test_many_bad_probes_open_no_circuit(client: ResilientServiceClient, fault_s
     assert client.state is CircuitState.CLOSED
 
 
-def test_a_service_that_hangs(client: ResilientServiceClient, fault_server: FaultServer) -> None:
-    """It is the client that says so, in its own words, before the check's time is over."""
-    fault_server.default = blackhole()
+def test_a_service_that_hangs(client: ResilientServiceClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service has less time than its check, so that the client can say what was wrong."""
+    timeouts: list[float | None] = []
+
+    def probe(timeout: float | None = None) -> requests.Response:
+        timeouts.append(timeout)
+        raise requests.Timeout("Chroma Server: GET /health timed out")
+
+    monkeypatch.setattr(client, "probe", probe)
     checker = HealthChecker()
-    checker.register_client(client, timeout=0.2)
-    found = checker.check("chroma")
-    assert found.status is HealthStatus.UNHEALTHY
-    assert found.detail.startswith(("Chroma Server: GET /health", "no result within"))
+    checker.register_client(client, timeout=10.0)
+    assert checker.check("chroma").detail == "Timeout: Chroma Server: GET /health timed out"
+    assert timeouts == [9.0]
 
 
 def test_a_service_that_is_not_to_be_asked(client: ResilientServiceClient, fault_server: FaultServer) -> None:
@@ -249,7 +254,7 @@ def test_memory_of_a_container(machine: Machine, used: int, status: str, version
 @pytest.mark.parametrize("version", [1, 2])
 def test_memory_of_a_unit(machine: Machine, version: int) -> None:
     """Outside of containers the process's own group counts, and the tightest one of those around it."""
-    machine.put("proc/self/cgroup", "4:cpu,memory:/web.slice/api\n1:name=systemd:/other\n0::/web.slice/api\n")
+    machine.put("proc/self/cgroup", "5:pids:/other\n4:cpu,memory:/web.slice/api\n0::/web.slice/api\n")
     machine.group(version, "web.slice/api", 2000, 500)
     machine.group(version, "web.slice", 4000, 3960)
     machine.group(version, "other", 1000, 1000)
@@ -261,7 +266,7 @@ def test_memory_by_a_path_of_the_host(machine: Machine) -> None:
     """A container that is told its path on the host looks at what it can see."""
     machine.put("proc/self/cgroup", "0::/../../other\n")
     machine.group(2, ".", 1000, 300)
-    machine.put("sys/other/memory.max", "1000")
+    machine.group(2, "../../other", 1000, 900)
     assert memory()().detail.startswith("30% used")
 
 
