@@ -143,6 +143,19 @@ class StoreContract:
         assert sum(together(16, add)) == 5
         assert store.stats(NOW)["letters"] == 5
 
+    def test_threads_that_add_at_the_same_moment(self, store: DeadLetterStore) -> None:
+        """Every letter of every thread is there, each thread's in its order."""
+        batches = [[letter(f"s{index}") for _ in range(5)] for index in range(8)]
+
+        def add(index: int) -> None:
+            for each in batches[index]:
+                store.add([each], LIMITS)
+
+        together(8, add)
+        assert store.stats(NOW)["totals"]["added"] == 40
+        for index, batch in enumerate(batches):
+            assert ids(self.lease(store, f"s{index}")) == ids(batch)
+
     # -- leasing ------------------------------------------------------------------------------------
 
     def test_oldest_first(self, store: DeadLetterStore, keep: Any) -> None:

@@ -26,7 +26,7 @@ from service_utils.dead_letters import (
 from service_utils.dead_letters.letter import Lease, LetterStatus, new_letter_id
 from service_utils.dead_letters.sqlite import MIGRATIONS
 from service_utils.dead_letters.store import Delivered, Died, PutBack, Retried, Selection
-from service_utils.storage import Database, StorageError
+from service_utils.storage import Database, StorageError, StorageFull
 from tests.forked import in_child
 
 from .store_contract import ALL, LIMITS, NOW, StoreContract, ids, letter
@@ -187,6 +187,64 @@ def test_a_full_disk(path: Path) -> None:
             return caught.value.limit, during, queue.stats()["letters"], intact(path)
 
     assert in_child(fill) == ("disk", 1, 2, True)
+
+
+def test_a_full_disk_while_letters_are_delivered(path: Path) -> None:
+    """A letter that cannot be settled is an error, stays in hand, and is settled when there is room again."""
+
+    def fill() -> tuple[int, bool, int, bool]:
+        with closing(SQLiteDeadLetters(path)) as store:
+            store.add([letter(id="a")], LIMITS)
+            (lease,) = store.lease("git", now=NOW, seconds=60.0, limit=1)
+            died = Died(error="status 422", response=b"2" * 60_000)
+            room = _log(path).stat().st_size + 10_000
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            with pytest.raises(StorageFull):
+                store.settle(lease, died)
+            during = store.stats(NOW)["leased"]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            return during, store.settle(lease, died), store.stats(NOW)["dead"], intact(path)
+
+    assert in_child(fill) == (1, True, 1, True)
+
+
+def test_limits_hold_for_all_processes_together(path: Path) -> None:
+    """Processes that add at the same time do not get past the limit together."""
+    code = (
+        "import sys\n"
+        "from service_utils.dead_letters import DeadLetterQueue, DeadLetterQueueFull, SQLiteDeadLetters\n"
+        "queue, kept = DeadLetterQueue(SQLiteDeadLetters(sys.argv[1]), max_letters=50), 0\n"
+        "try:\n"
+        "    while True: kept += bool(queue.add('git', 'POST', '/a'))\n"
+        "except DeadLetterQueueFull: print(kept)\n"
+    )
+    adders = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    assert sum(int(adder.communicate(timeout=30)[0]) for adder in adders) == 50
+    with closing(SQLiteDeadLetters(path)) as store:
+        assert store.stats(NOW)["letters"] == 50
+
+
+def test_a_lease_does_not_write_the_body_anew(path: Path, store: SQLiteDeadLetters) -> None:
+    """What becomes of a large letter costs the disk little: its ten mebibytes stay where they are."""
+    store.add([letter(body=b"x" * 10 * 2**20)], LIMITS)
+    with store._database.write() as connection:
+        before = connection.execute("PRAGMA page_count").fetchone()
+    written = -_log(path).stat().st_size
+    (lease,) = store.lease("git", now=NOW, seconds=60.0, limit=1)
+    store.settle(lease, Died(error="status 422"))
+    written += _log(path).stat().st_size
+    with store._database.read() as connection:
+        assert connection.execute("PRAGMA page_count").fetchone() == before
+    assert written < 100_000
+
+
+def _log(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
 
 
 def test_a_full_disk_is_told_with_the_file(path: Path) -> None:
