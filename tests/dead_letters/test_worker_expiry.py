@@ -7,6 +7,8 @@ from datetime import timedelta
 
 import pytest
 
+from service_utils.dead_letters import DeadLetterWorker
+
 from .workshop import Workshop, shop
 
 __all__ = ["shop"]
@@ -29,6 +31,19 @@ def test_after_a_week_a_letter_is_removed_and_told(shop: Workshop) -> None:
 
     assert shop.events == [(old, "purged", 0)]
     assert [letter.id for letter in shop.queue.list()] == [young]
+
+
+def test_nothing_is_removed_in_the_first_hour(shop: Workshop) -> None:
+    """A process that has just begun cannot know whether its clock is right."""
+    shop.queue.add("nobody", "POST", "/a")
+    shop.clock.set_now(shop.clock.now() + timedelta(days=8))
+    worker = DeadLetterWorker(shop.queue, shop.registry, clock=shop.clock)
+
+    worker.run_once()
+    assert shop.queue.stats()["letters"] == 1
+    shop.clock.advance(HOUR)
+    worker.run_once()
+    assert shop.queue.stats()["letters"] == 0
 
 
 def test_a_clock_that_jumps_removes_nothing(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:

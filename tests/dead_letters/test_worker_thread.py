@@ -290,6 +290,26 @@ def test_leases_of_a_slow_batch_are_kept() -> None:
     workshop.close()
 
 
+def test_a_handler_that_outlasts_its_lease_is_not_called_beside_itself() -> None:
+    """Another worker may have the message then; this one does not take it up a second time meanwhile."""
+    workshop = Workshop(clock=SYSTEM, interval=0.01, lease_seconds=0.02)
+    stuck, other = Gate(), Gate()
+    other.opened.set()
+    workshop.worker.register("stuck", stuck)
+    workshop.worker.register("other", other)
+    workshop.queue.add_message("stuck", 1)
+    workshop.worker.start()
+    assert stuck.entered.wait(PATIENCE)
+    until(lambda: "stuck" in workshop.store.waiting(SYSTEM.now().timestamp()))
+    for number in range(3):  # some more looks at the queue
+        workshop.queue.add_message("other", number)
+        until(lambda number=number: number in other.got)
+
+    assert stuck.got == [1]
+    stuck.opened.set()
+    workshop.close()
+
+
 def test_a_forked_child_works_when_it_is_started_there(shop: Workshop) -> None:
     """The parent's thread and letters in hand are not the child's."""
     gate = Gate()
