@@ -3,7 +3,7 @@
     python -m benchmarks.dead_letters
 
 Every letter (1 KiB of body) is on the disk when ``add`` returns: SQLite with ``synchronous=FULL``. For
-comparison the same in memory, and the disk alone: as many bytes written and synchronised as one commit writes.
+comparison the same in memory, and the disk alone: as many bytes written and synchronised as by one commit.
 """
 
 from __future__ import annotations

@@ -456,6 +456,14 @@ def test_purge(queue: DeadLetterQueue, fake_clock: FakeClock, events: list[Any])
     assert queue.purge() == 0
 
 
+def test_purge_of_very_many(queue: DeadLetterQueue, caplog: pytest.LogCaptureFixture) -> None:
+    """However many there are, all go, a batch at a time."""
+    caplog.set_level(logging.CRITICAL, "service_utils")
+    queue.add_many([{"service": "git", "method": "POST", "path": "/a"}] * 1001)
+    assert queue.purge() == 1001
+    assert queue.stats()["totals"]["purged"] == 1001
+
+
 def test_letters_live_seven_days(queue: DeadLetterQueue, fake_clock: FakeClock, caplog: Any) -> None:
     """Old letters are removed by expire() alone, and each is a line in the log."""
     letter_id = queue.add("git", "POST", "/a")
