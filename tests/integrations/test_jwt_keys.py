@@ -88,6 +88,7 @@ class TestKeys:
             generate_private_key(65537, 2048).private_bytes(*PKCS8),
             "-----BEGIN PRIVATE KEY-----\nwhat is this?\n-----END PRIVATE KEY-----",
         ],
+        ids=["empty", "nonsense", "cut off", "RSA", "no base64"],  # keys are new ones in each process
     )
     def test_other_pem_keys_are_refused(self, pem: bytes | str) -> None:
         """RSA and rubbish are told apart from Ed25519 when the key is made; nothing of them is quoted."""
