@@ -191,6 +191,9 @@ class ResilientServiceClient:
         gate = RetryAfterGate(self.retry.max_retry_after, **who.arguments())
         self._pacing = Pacing(gate, pick_limiter(rate_limit, who))
         self._dead_letters = dead_letters
+        know = getattr(dead_letters, "know", None)
+        if callable(know):
+            know(self.name, service_name)
         self._raise_for_status = raise_for_status
         self._budget = RetryBudget()
         self._counters = CallCounters()

@@ -25,10 +25,8 @@ from service_utils.forks import guard
 
 __all__ = ["Database", "Durability", "StorageError", "StorageFull"]
 
-_FULL_CODES = (
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR_WRITE,
-)  # no room; more than RLIMIT_FSIZE lets us have
+# No room on the disk; more than RLIMIT_FSIZE lets us have, in the file itself or in the one beside it.
+_FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 # Wrong statements and broken constraints say nothing about the file.
 _OF_THE_CALLER = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)

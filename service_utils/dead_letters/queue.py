@@ -46,7 +46,8 @@ class DeadLetterQueue:
         max_age: Seconds after which :meth:`expire` removes a letter.
         listeners: Told of each :class:`DeadLetterAdded` and :class:`DeadLetterSettled`, besides the listeners
             of the process.
-        registry: Whose clients' display names log lines use; the registry of the process by default.
+        registry: Whose clients' display names log lines use, besides those of clients that were given this
+            queue; the registry of the process by default.
         clock: Where the time comes from.
 
     Raises:
@@ -78,6 +79,7 @@ class DeadLetterQueue:
         self.max_body = max_body
         self.limits = Limits(max_letters=max_letters, max_bytes=max_bytes)
         self._registry = default_registry() if registry is None else registry
+        self._labels: dict[str, str] = {}
         self.clock = checked_clock(clock)
         self._maker = LetterMaker(max_body, self.clock)
         self.listeners = checked_listeners(listeners)
@@ -353,7 +355,14 @@ class DeadLetterQueue:
         )
         notify(self.listeners, event)
 
+    def know(self, service: str, label: str) -> None:
+        """Have log lines call a service by its display name. Clients do so that are given this queue."""
+        self._labels[service] = label
+
     def _label(self, service: str) -> str:
+        label = self._labels.get(service)
+        if label is not None:
+            return label
         client = self._registry.get(service)
         return service if client is None else client.service_name
 

@@ -22,6 +22,7 @@ from service_utils import (
     call_of,
     fixed,
 )
+from service_utils.dead_letters import DeadLetterQueue, MemoryDeadLetters
 from service_utils.testing import Answer, FakeClock, FaultServer, RecordedRequest, close_connection
 
 from .conftest import MakeClient
@@ -322,9 +323,7 @@ class Shelf:
         return f"letter-{len(self.letters)}"
 
 
-def test_enqueue(
-    make_client: MakeClient, fault_server: FaultServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_enqueue(make_client: MakeClient, fault_server: FaultServer) -> None:
     """A call put aside is written down whole and not sent."""
     shelf = Shelf()
     client = make_client(fault_server.url + "/api", "Git Server", name="git", dead_letters=shelf)
@@ -336,7 +335,16 @@ def test_enqueue(
     assert fields["body"] == b'{"message": "m"}'
     assert fields["idempotency_key"]
     assert fault_server.requests == []
-    assert lines(caplog) == ["[Git Server] Dead letter letter-1 added: POST /snapshot/{id}"]
+
+
+def test_enqueue_is_told(
+    make_client: MakeClient, fault_server: FaultServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The queue of dead letters writes one line, with the client's display name."""
+    queue = DeadLetterQueue(MemoryDeadLetters())
+    client = make_client(fault_server.url, "Git Server", name="git", dead_letters=queue)
+    letter_id = client.enqueue("POST", "/snapshot/{id}", path_params={"id": "p1"}, json={"message": "m"})
+    assert lines(caplog) == [f"[Git Server] Dead letter {letter_id} added: POST /snapshot/p1"]
 
 
 def test_enqueue_needs_dead_letters_and_a_write(make_client: MakeClient) -> None:
