@@ -107,7 +107,7 @@ def _assemble(settings: Settings, config: Mapping[str, Any] | None) -> Backend:
         authenticate=authenticate,
         background=Background(
             DeadLetterWorker(dead_letters, registry),
-            DegradationMonitor(registry, backend_rules(), calm_seconds=_CALM),
+            DegradationMonitor(registry, backend_rules(), health=health, calm_seconds=_CALM),
         ),
         billing=money,
         chat=Chat(money, found, Answerer(clients.llms), chat_history, snapshots, settings),

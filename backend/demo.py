@@ -116,7 +116,7 @@ class Story:
         self._tell(f"ready, pid {self._supervisor.pid(self._chroma.name)}")
 
     def _recover(self) -> None:
-        self._chapter(f"Search on: {_RECOVERY:.0f} s after it opened, the circuit lets one call probe")
+        self._chapter("Search on: the circuit is probed in the background, and closes")
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             if self._search()["source"] == "chroma":

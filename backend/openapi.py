@@ -13,6 +13,7 @@ from backend.models import (
     SearchRequest,
 )
 from backend.services.openapi import INTERNAL, PROJECT_ID, Key, Operation, Security, mount_openapi
+from service_utils import __version__
 
 __all__ = ["OPERATIONS", "PATH", "describe"]
 
@@ -84,6 +85,29 @@ OPERATIONS = {
         security=_USER,
         problems={404: "there is no such file", **_AWAY},
     ),
+    "service_utils_health.basic": Operation(
+        summary="Whether the backend works",
+        answer="healthy, or degraded",
+        problems={503: "something of its own is unhealthy"},
+    ),
+    "service_utils_health.live": Operation(summary="Whether the process answers", answer="alive"),
+    "service_utils_health.ready": Operation(
+        summary="Whether it can take requests",
+        answer="ready",
+        problems={503: "starting, draining, or something of its own is unhealthy"},
+    ),
+    "service_utils_health.detailed": Operation(
+        summary="All health checks", answer="Status, time and detail of each", security=INTERNAL
+    ),
+    "service_utils_health.circuit_breakers": Operation(
+        summary="All circuits", answer="State and counts of each", security=INTERNAL
+    ),
+    "service_utils_health.degradation": Operation(
+        summary="The level of degradation", answer="Level, reasons and history", security=INTERNAL
+    ),
+    "service_utils_health.dlq": Operation(
+        summary="The dead letters", answer="How many there are", security=INTERNAL
+    ),
     "service_utils.status": Operation(
         summary="The status of every service the backend calls",
         answer="One object per service, by its short name",
@@ -94,4 +118,4 @@ OPERATIONS = {
 
 def describe(app: Flask) -> None:
     """Serve the document."""
-    mount_openapi(app, PATH, title="service_utils backend", version="1", operations=OPERATIONS)
+    mount_openapi(app, PATH, title="service_utils backend", version=__version__, operations=OPERATIONS)

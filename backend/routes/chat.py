@@ -11,7 +11,7 @@ from backend.context import backend, current_user
 from backend.keys import HEADER, checked_key, derived_key, new_key
 from backend.models import ChatRequest
 from backend.services.common import parse
-from service_utils import best_effort, fail_closed
+from service_utils import best_effort, fail_closed, mark_degraded
 
 __all__ = ["routes"]
 
@@ -52,4 +52,7 @@ def _once(asked: ChatRequest, key: str) -> Response:
 
 
 def _reply(asked: ChatRequest, key: str) -> dict[str, Any]:
-    return backend().chat.reply(current_user(), asked, key).as_json()
+    reply = backend().chat.reply(current_user(), asked, key)
+    if reply.degraded:
+        mark_degraded("chat")
+    return reply.as_json()

@@ -8,6 +8,7 @@ from backend.context import backend, current_user
 from backend.ingest import IndexingFailed
 from backend.models import DocumentsRequest
 from backend.services.common import parse
+from service_utils import mark_degraded
 from service_utils.degradation import DegradationLevel
 from service_utils.integrations.flask import requires_level
 
@@ -24,13 +25,16 @@ def documents() -> Response:
     done = backend().ingestion.run(current_user(), job)
     saved = set(done.saved)
     not_saved = [key for key in done.indexed if key not in saved]
+    degraded = bool(not_saved) or not done.copied or done.snapshot is None
+    if degraded:
+        mark_degraded("documents")
     return jsonify(
         project_id=job.project_id,
         indexed=done.indexed,
         saved=done.saved,
         not_saved=not_saved,
         snapshot=done.snapshot,
-        degraded=bool(not_saved) or not done.copied or done.snapshot is None,
+        degraded=degraded,
     )
 
 

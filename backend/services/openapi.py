@@ -130,7 +130,7 @@ def document(app: Flask, *, title: str, version: str, operations: Mapping[str, O
     seen = set()
     for rule in app.url_map.iter_rules():
         operation = operations.get(rule.endpoint)
-        if operation is None:
+        if operation is None or rule.rule.endswith("/"):  # /health/ is /health
             continue
         seen.add(rule.endpoint)
         item = paths.setdefault(_PLACE.sub(r"{\1}", rule.rule), {})
@@ -158,8 +158,8 @@ def _methods(rule: Rule) -> list[str]:
 
 
 def _operation_id(rule: Rule, method: str) -> str:
-    words = re.sub(r"[^A-Za-z0-9]+", "_", rule.endpoint).strip("_")
-    return words if len(_methods(rule)) == 1 else f"{words}_{method.lower()}"
+    """Unlike any other: one endpoint may have several paths."""
+    return f"{method.lower()}_" + re.sub(r"[^A-Za-z0-9]+", "_", rule.rule).strip("_")
 
 
 def _described(operation: Operation, method: str, rule: Rule) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser(handlers: Handlers) -> argparse.ArgumentParser:
     """The parser. Wrong use ends the process with code 2."""
     parser = argparse.ArgumentParser(prog="python -m service_utils", description="Tools for operators.")
-    tools = parser.add_subparsers(title="tools", required=True, metavar="TOOL")
+    tools = parser.add_subparsers(title="tools", required=True, metavar="dead-letters")
     letters = tools.add_parser(
         "dead-letters",
         help="calls and messages that could not be delivered",
@@ -96,6 +96,7 @@ def _add_run(commands: Any, command: _Command) -> None:
     parser.add_argument(
         "--lease", type=_age, default=60.0, metavar="TIME", help="how long a letter is ours (default: 60s)"
     )
+    parser.add_argument("--create", action="store_true", help="make the file if it is not there yet")
     parser.add_argument("--once", action="store_true", help="deliver one batch of each service, then end")
 
 
@@ -121,7 +122,12 @@ def _add_retry(commands: Any, command: _Command) -> None:
 
 
 def _add_retry_all(commands: Any, command: _Command) -> None:
-    parser = _add(commands, "retry-all", command, "have dead letters tried again at once")
+    parser = _add(
+        commands,
+        "retry-all",
+        command,
+        "have letters tried again at once, dead ones unless --status says otherwise",
+    )
     _add_filter(parser)
     _add_force(parser)
     _add_all(parser)

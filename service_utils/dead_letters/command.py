@@ -33,9 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser(_HANDLERS).parse_args(arguments)
     path = Path(options.file)
     try:
-        if options.command is not _run and not path.is_file():
+        flaw = None if getattr(options, "create", False) else _flaw_of(path)
+        if flaw is not None:
             # SQLite would make one, and whoever has mistyped its name would read that all is well.
-            return _fail(f"{path}: there is no such file", _WRONG)
+            return _fail(f"{options.file}: {flaw}", _WRONG)
         with contextlib.closing(SQLiteDeadLetters(path)) as store:
             code: int = options.command(DeadLetterQueue(store), options)
             sys.stdout.flush()
@@ -49,6 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), _WRONG)
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _flaw_of(path: Path) -> str | None:
+    """Why a path leads to no queue."""
+    if path.is_dir():
+        return "is a directory"
+    if not path.exists():
+        return "there is no such file"
+    return None if SQLiteDeadLetters.is_one(path) else "is no queue of dead letters"
 
 
 def _fail(message: str, code: int) -> int:
@@ -110,6 +120,9 @@ def _retry(queue: DeadLetterQueue, options: Namespace) -> int:
 def _retry_all(queue: DeadLetterQueue, options: Namespace) -> int:
     status = options.status or LetterStatus.DEAD
     number = queue.retry_all(options.service, status, force=options.force)
+    if not number and not options.json:
+        say(f"There are no {status} letters to be tried again.")
+        return _NOTHING
     return _answer(options, number, "{letters} will be tried again.")
 
 

@@ -11,14 +11,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from urllib.parse import urlsplit
 
 from service_utils.client import ResilientServiceClient
 from service_utils.dead_letters.queue import DeadLetterQueue
 from service_utils.dead_letters.tables import say, write_json
 from service_utils.dead_letters.worker import DeadLetterWorker
+from service_utils.http.tokens import get_internal_headers, is_internal_host
 from service_utils.registry import ServiceRegistry
 
 __all__ = ["Plan", "run_until_told"]
+
+_logger = logging.getLogger("service_utils")
 
 _MARGIN = 5.0  # seconds beyond half a lease, in which a letter in hand has certainly come to its end
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -67,6 +71,7 @@ def run_until_told(queue: DeadLetterQueue, plan: Plan) -> bool:
             plan.batch_size,
             lease_seconds=plan.lease_seconds,
         )
+        _warn_without_token(registry)
         with _told_to_stop() as told:
             ended = _once(worker) if plan.once else _until(told, worker, plan.lease_seconds / 2 + _MARGIN)
         _close(worker.counts, plan)
@@ -78,6 +83,14 @@ def run_until_told(queue: DeadLetterQueue, plan: Plan) -> bool:
 def _once(worker: DeadLetterWorker) -> bool:
     worker.run_once()
     return True
+
+
+def _warn_without_token(registry: ServiceRegistry) -> None:
+    """A 401 is the end of a letter: whoever has forgotten the token should read it before that."""
+    for client in registry:
+        if is_internal_host(urlsplit(client.base_url).hostname or "") and not get_internal_headers():
+            text = "INTERNAL_SERVICE_TOKEN is not set: what %s answers with 401 is dead at once"
+            _logger.warning(text, client.name)
 
 
 def _until(told: threading.Event, worker: DeadLetterWorker, patience: float) -> bool:

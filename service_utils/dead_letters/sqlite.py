@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ from service_utils.dead_letters.store import (
     Settlement,
     is_due,
 )
-from service_utils.storage import Database, StorageFull
+from service_utils.storage import Database, StorageError, StorageFull
 
 __all__ = ["SQLiteDeadLetters"]
 
@@ -65,6 +66,25 @@ class SQLiteDeadLetters:
         self._own = not isinstance(path, Database)
         self._database = path if isinstance(path, Database) else Database(path, busy_timeout=busy_timeout)
         self._database.migrate("dead_letters", MIGRATIONS)
+
+    @staticmethod
+    def is_one(path: str | Path) -> bool:
+        """Whether a file is there and holds such letters; nothing is made or changed.
+
+        Raises:
+            StorageError: It is no database, or cannot be read.
+        """
+        if not Path(path).is_file():
+            return False
+        address = (
+            f"{Path(path).absolute().as_uri()}?mode=rw"  # a reader, too, writes beside a file in WAL mode
+        )
+        try:
+            with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+                found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'dead_letters'")
+                return found.fetchone() is not None
+        except sqlite3.Error as error:
+            raise StorageError(f"{path}: {error}", Path(path)) from error
 
     def __repr__(self) -> str:
         return f"SQLiteDeadLetters({str(self._database.path)!r})"

@@ -10,7 +10,7 @@ refused on our side: circuit, bulkhead, rate, no token   later, and it was no at
 409 with Retry-After, the letter has a key               later, and it was no attempt (see below)
 401                                                      dead: the client has refreshed its token by then
 403                                                      once more with a refreshed token, then dead
-413, 422                                                 dead, the answer is kept
+409, 413, 422                                            dead, the answer is kept
 other 4xx, a redirect that leads elsewhere               dead
 cannot be sent at all (bad path, bad header)             dead
 ======================================================  ===============================================
@@ -54,7 +54,7 @@ __all__ = [
 MAX_RESPONSE_BYTES: Final = 64 * 2**10
 
 _TRANSIENT = frozenset({408, 429})
-_WORTH_KEEPING = frozenset({413, 422})  # what they say helps whoever mends the letter
+_WORTH_KEEPING = frozenset({409, 413, 422})  # what they say helps whoever mends the letter
 _SEE_OTHER = 303  # RFC 9110, section 15.4.4: done, and the result is to be found elsewhere
 _STILL_RUNNING_FOR = 3600.0  # seconds after a letter was kept in which its first attempt may still be running
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,13 @@ def test_level(away: tuple[str, ...], level: str) -> None:
     assert level_without(*away) == level
 
 
+def test_a_service_that_nobody_calls() -> None:
+    """Where no call can open its circuit, the health check says that a service is away."""
+    circuits = dict.fromkeys(ALL, CircuitState.CLOSED)
+    health = dict.fromkeys(ALL, "unhealthy")
+    assert backend_rules().assess(Snapshot(circuits, health)).level.label == "critical"
+
+
 def test_the_rules_name_the_services_that_there_are() -> None:
     """No rule waits for a service that nobody calls, and none is forgotten."""
     assert backend_rules().services == {service.name for service in SERVICES}
@@ -66,7 +74,10 @@ def test_an_llm_server_is_not_missed(
     clients: Clients, fake_clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without an LLM server the backend answers by itself, and is not degraded by that."""
-    monitor = DegradationMonitor(clients.registry, backend_rules(), clock=fake_clock)
+    health = {"checks": dict.fromkeys(ALL, "healthy")}
+    monitor = DegradationMonitor(
+        clients.registry, backend_rules(), clock=fake_clock, health=SimpleNamespace(check_all=lambda: health)
+    )
     clients.registry["llm"].breaker.force_open("drill")
     assert monitor.evaluate().label == "normal"
     assert monitor.get_status()["unknown"] == []

@@ -69,6 +69,13 @@ def operations(apps: dict[str, Flask]) -> dict[str, Any]:
 
 OPERATIONS = [
     "backend: GET /admin/service-status",
+    "backend: GET /health",
+    "backend: GET /health/circuit-breakers",
+    "backend: GET /health/degradation",
+    "backend: GET /health/detailed",
+    "backend: GET /health/dlq",
+    "backend: GET /health/live",
+    "backend: GET /health/ready",
     "backend: GET /v1/api/billing/balance",
     "backend: POST /v1/api/billing/deduct",
     "backend: POST /v1/api/chat",

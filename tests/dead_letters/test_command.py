@@ -164,7 +164,7 @@ def test_all_dead_letters_can_be_retried(queue: DeadLetterQueue, shell: Shell) -
 
     assert shell.run("retry-all", "--service", "sms") == (0, "2 letters will be tried again.\n")
     assert shell.json("retry-all", "--all") == {"letters": 1}
-    assert shell.run("retry-all", "--all") == (1, "0 letters will be tried again.\n")
+    assert shell.run("retry-all", "--all") == (1, "There are no dead letters to be tried again.\n")
 
 
 def test_letters_can_be_removed(queue: DeadLetterQueue, shell: Shell) -> None:
