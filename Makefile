@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint format demo docs bench clean
+.PHONY: help run test lint format demo docs bench chaos clean
 
 VENV ?= .venv
 PYTHON ?=
@@ -44,6 +44,9 @@ docs: $(VENV)/.for-work  ## check the pages: links lead somewhere, tables agree 
 
 bench: $(VENV)/.for-work  ## measure what a call costs; writes docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: $(VENV)/.for-work  ## charge 10,000 times while the network breaks and processes are killed; CHAOS_SEED= repeats a run
+	CHAOS_CHARGES=$${CHAOS_CHARGES:-10000} $(BIN)/python -m pytest -q -s -p no:logging tests/chaos $(ARGS)
 
 clean:  ## remove the virtual environment, caches and build output; keeps var/
 	rm -rf $(VENV) .bench-venvs build dist *.egg-info htmlcov .coverage .coverage.* coverage.xml
