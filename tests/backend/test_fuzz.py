@@ -24,7 +24,7 @@ TOKEN = "the-internal-token-of-the-tests"
 CREDENTIALS = {"X-INTERNAL-TOKEN": TOKEN}
 
 quickly = settings(
-    max_examples=25,
+    max_examples=12,
     deadline=None,
     database=None,
     phases=(Phase.explicit, Phase.generate),  # a smaller failure takes longer than a build has

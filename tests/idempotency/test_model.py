@@ -189,6 +189,6 @@ class SQLiteAgainstModel(StoreAgainstModel):
 
 
 TestMemoryAgainstModel = StoreAgainstModel.TestCase
-TestMemoryAgainstModel.settings = settings(max_examples=200, stateful_step_count=25, deadline=None)
+TestMemoryAgainstModel.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
 TestSQLiteAgainstModel = SQLiteAgainstModel.TestCase
-TestSQLiteAgainstModel.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestSQLiteAgainstModel.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -266,4 +266,4 @@ class BreakerStories(RuleBasedStateMachine):
 
 
 TestBreakerStories = BreakerStories.TestCase
-TestBreakerStories.settings = settings(max_examples=200, stateful_step_count=40)
+TestBreakerStories.settings = settings(max_examples=100, stateful_step_count=40)

@@ -16,7 +16,7 @@ from .raw_answers import raw_answers
 
 pytestmark = pytest.mark.no_cover  # the tracer would take half of the time
 
-ANSWERS = 200
+ANSWERS = 100
 CUTS = 3  # of each answer, at random places
 DELIVERIES = 2 + CUTS
 SESSIONS = 2  # one on a new connection, one on a warmed one
