@@ -84,6 +84,8 @@ class Forks:
                 taken.append(lock)
             else:
                 patience = 0.0  # the rest is taken where it can be had at once
+        for thing in self._alive():
+            _do(getattr(thing, "_prepare_fork", None))
 
     def after_in_parent(self) -> None:
         """Let the other threads go on."""
@@ -124,7 +126,7 @@ def _do(action: Callable[[], object] | None) -> None:
         action()
     except Exception:
         with contextlib.suppress(Exception):  # a logging handler that raises is nobody's business here
-            _logger.exception("Could not be put right after a fork: %r", action)
+            _logger.exception("Could not be put right for a fork: %r", action)
 
 
 _forks = Forks()
@@ -135,7 +137,8 @@ def guard(thing: object) -> None:
 
     Args:
         thing: Keeps its lock, an ``RLock``, in ``_lock`` and looks there each time, if it has one. If it has
-            a method ``_renew_in_child``, that is called in each child once all locks are new.
+            a method ``_renew_in_child``, that is called in each child once all locks are new; and if it has a
+            method ``_prepare_fork``, that is called before each fork once the locks are held.
     """
     _forks.guard(thing)
 

@@ -31,6 +31,7 @@ INTERVAL = 5.0
 
 _SPREAD = 0.5  # a wait is between (1 - it) and (1 + it) times the interval, so that processes drift apart
 _HELD_AT_MOST = 10  # recovery times
+_MOST_DOUBT = 4  # doublings of the time for which probes are not believed: eight recovery times
 _SLACK = 1.0  # seconds that a probe may take longer than it should before calls are let through again
 
 
@@ -52,7 +53,8 @@ class Prober:
     """Watches the circuit of one client: a listener of its breaker, to be told of it as of all events.
 
     The health path may be well while the calls are not. So where a circuit opens again within its recovery
-    time after it was closed by a probe, probes are not believed before that time is over. And a health path
+    time after it was closed by a probe, probes are not believed before that time is over; and when that
+    happens again, not before twice that time, and so on up to eight times. And a health path
     that never answers does not keep a circuit open for ever: after ten recovery times a call is tried after
     all.
 
@@ -75,6 +77,7 @@ class Prober:
         self._random: Callable[[], float] = random.random
         self._closed = threading.Event()
         self._recovered_at: float | None = None
+        self._contradicted = 0  # how often in a row the circuit opened again soon after
         in_child(self._begin_in_child)
 
     def wants_routine(self) -> bool:
@@ -88,7 +91,19 @@ class Prober:
     def __call__(self, event: object) -> None:
         """Begin when the circuit opens."""
         if isinstance(event, CircuitChanged) and event.to_state is CircuitState.OPEN:
+            self._weigh(event.at)
             self._begin(event.generation, event.at, event.name)
+
+    def _weigh(self, opened_at: float) -> None:
+        """Note whether what a probe said last was true."""
+        client, recovered_at = self._client(), self._recovered_at
+        if client is None or recovered_at is None:
+            return
+        patience = client.breaker.config.recovery_timeout * 2.0**self._contradicted
+        self._recovered_at = None
+        self._contradicted = (
+            min(self._contradicted + 1, _MOST_DOUBT) if opened_at - recovered_at < patience else 0
+        )
 
     def _begin_in_child(self) -> None:
         if self._closed.is_set():
@@ -169,7 +184,7 @@ class _Watch:
 
     def _doubted(self, prober: Prober, client: Probed) -> bool:
         """Whether the circuit opened so soon after a probe had closed it that its word is not enough."""
-        recovered_at, patience = prober._recovered_at, client.breaker.config.recovery_timeout
-        if recovered_at is None or self._opened_at - recovered_at >= patience:
+        if not prober._contradicted:
             return False
+        patience = client.breaker.config.recovery_timeout * 2.0 ** (prober._contradicted - 1)
         return self._clock.monotonic() - self._opened_at < patience

@@ -32,6 +32,7 @@ _FULL_CODES = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_I
 _OF_THE_CALLER = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.InterfaceError)
 
 _BETWEEN_TRIES = 0.005  # seconds
+_FORK_PATIENCE = 2.0  # seconds that a fork waits for blocks of other threads
 
 _NO_FILE = (0, 0)
 
@@ -86,10 +87,13 @@ class Database:
     """A SQLite file in write-ahead mode, opened when it is needed and pooled within the process.
 
     Any thread may use it, also several at once: each block has a connection to itself. A thread that is in a
-    block of :meth:`write` must not begin another one; it would wait for itself in vain. A forked child opens
-    the file anew; a block that was open during the fork belongs to the parent, and in the child ends in a
-    :class:`StorageError`. Nothing else in the process may open the file and close it again (no ``open(path)``
-    for a look): that would take SQLite's locks away, as POSIX has it.
+    block of :meth:`write` must not begin another one; it would wait for itself in vain. Nothing else in the
+    process may open the file and close it again (no ``open(path)`` for a look): that would take SQLite's
+    locks away, as POSIX has it.
+
+    A forked child opens the file anew. A fork waits for blocks of other threads, two seconds at most; one
+    that is open nevertheless belongs to the parent, and the child, in which SQLite would take itself to hold
+    locks that it does not have, gets a :class:`StorageError` from then on.
 
     Args:
         path: The file. It is made when missing, readable by its owner only, and so is its folder.
@@ -119,10 +123,12 @@ class Database:
         self._components: dict[str, tuple[str, ...]] = {}
         self._idle: deque[_Connection] = deque()
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._blocks: dict[object, int] = {}  # those under way, and the thread of each
+        self._torn = False
         # One that is dropped without a word leaves no connection behind.
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
         self._finalizer.atexit = False
-        self._lock = threading.RLock()  # over the set only
+        self._lock = threading.RLock()  # taken for a moment by every block that begins
         guard(self)
         with self._naming():
             self._give_back(self._connect())
@@ -176,8 +182,16 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        connection = None
+        connection, block = None, object()
         try:
+            with self._lock:  # a fork that is about to happen lets nobody begin
+                if self._torn:
+                    raise StorageError(
+                        f"{self.path}: was in use when this process was forked, which SQLite does not "
+                        "survive; fork before, or when the other threads have ended their blocks",
+                        self.path,
+                    )
+                self._blocks[block] = threading.get_ident()
             with self._naming():
                 connection = self._take()
                 connection.execute(begin)
@@ -192,6 +206,8 @@ class Database:
             if connection is not None:
                 self._drop(connection)
             raise
+        finally:
+            self._blocks.pop(block, None)
 
     def _take(self) -> _Connection:
         """A connection to the file that is there now: one whose file was removed would keep nothing."""
@@ -305,12 +321,25 @@ class Database:
             return StorageFull(f"{self.path}: {error} (no room left)", self.path)
         return StorageError(f"{self.path}: {error}", self.path, busy=_is_busy(error))
 
+    def _prepare_fork(self) -> None:
+        """Have nothing open at the fork: what SQLite knows of its locks would be copied, and wrong there."""
+        until = self._clock.monotonic() + _FORK_PATIENCE
+        own = threading.get_ident()
+        while any(thread != own for thread in list(self._blocks.values())):
+            if self._clock.monotonic() >= until:
+                return
+            self._clock.sleep(_BETWEEN_TRIES)
+        _close_all(self._idle)
+
     def _renew_in_child(self) -> None:
-        # SQLite forbids to use a connection in a forked child, and even closing it: that could take the
-        # parent's locks away. So those that are the parent's stay open and untouched until the child ends.
+        # A block that was open during the fork, this thread's own or one that did not end in time, leaves
+        # SQLite in this process with locks it does not have. It must not touch the file here, nor even close
+        # it: the parent's connections stay as they are until the child ends.
+        self._torn = self._torn or bool(self._blocks)
         for connection in list(self._open):
             _never_free(connection)
         self._open = weakref.WeakSet()
+        self._blocks = {}
         self._idle = deque()
         self._finalizer.detach()
         self._finalizer = weakref.finalize(self, _close_all, self._idle)

@@ -7,6 +7,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,84 @@ def test_a_block_open_during_a_fork_is_the_parents(database: Database) -> None:
         in_child(lambda: block.__exit__(None, None, None))
     block.__exit__(None, None, None)
     assert texts(database) == ["a"]
+
+
+def test_a_childs_commits_last(database: Database, path: Path) -> None:
+    """What a child commits is in the file, also when the parent has closed it and others come and go."""
+    look = (
+        "import sys; from service_utils.storage import Database\n"
+        "database = Database(sys.argv[1])\n"
+        "with database.read() as c: print(c.execute('SELECT count(*) FROM note').fetchone()[0])\n"
+        "database.close()\n"
+    )
+    write(database, "parent")
+    to_child, to_parent = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.read(to_child[0], 1)
+            write(database, "first")
+            os.write(to_parent[1], b"1")
+            os.read(to_child[0], 1)
+            write(database, "second")
+        finally:
+            os._exit(0)
+    try:
+        database.close()
+        os.write(to_child[1], b"x")
+        os.read(to_parent[0], 1)
+        subprocess.run([sys.executable, "-c", look, str(path)], check=True, stdout=subprocess.DEVNULL)
+        os.write(to_child[1], b"x")
+    finally:
+        os.waitpid(child, 0)
+        for end in (*to_child, *to_parent):
+            os.close(end)
+    assert texts(database) == ["parent", "first", "second"]
+
+
+def test_a_fork_waits_for_blocks_of_other_threads(database: Database) -> None:
+    """A child that was forked beside a writing thread can write as soon as that one has."""
+    inside, go = threading.Event(), threading.Event()
+
+    def block() -> None:
+        with database.write() as connection:
+            connection.execute("INSERT INTO note (text) VALUES ('thread')")
+            inside.set()
+            go.wait(0.1)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    inside.wait(20)
+
+    def child() -> list[str]:
+        write(database, "child")
+        return texts(database)
+
+    assert in_child(child) == ["thread", "child"]
+    thread.join(20)
+
+
+def test_a_block_that_does_not_end_before_a_fork(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a block was open during the fork the child is told so, instead of losing what it writes."""
+    monkeypatch.setattr("service_utils.storage._FORK_PATIENCE", 0.05)
+    inside, go = threading.Event(), threading.Event()
+
+    def block() -> None:
+        with database.write():
+            inside.set()
+            go.wait(20)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    inside.wait(20)
+    try:
+        with pytest.raises(StorageError, match="was in use when this process was forked"):
+            in_child(lambda: write(database, "child"))
+    finally:
+        go.set()
+        thread.join(20)
+    write(database, "parent")
+    assert texts(database) == ["parent"]
 
 
 def test_kill_in_the_middle_of_a_write(path: Path) -> None:

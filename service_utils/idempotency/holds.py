@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import ClassVar
 
-from service_utils.forks import guard
+from service_utils.forks import guard, in_child
 
 __all__ = ["Holds"]
 
@@ -41,8 +41,12 @@ class Holds:
 
     @classmethod
     def of(cls, path: Path) -> Holds:
-        """The one for this file."""
-        return cls._all.setdefault(path, cls(path))
+        """The one for this file: a second one would take the first one's locks away when it closes."""
+        with _making.lock:
+            found = cls._all.get(path)
+            if found is None:
+                found = cls._all[path] = cls(path)
+            return found
 
     def hold(self, token: int) -> None:
         """Lock the token's byte.
@@ -101,3 +105,18 @@ class Holds:
             file, self._file = self._file, None
             with contextlib.suppress(OSError):
                 os.close(file)
+
+
+class _Making:
+    """The lock under which they are made."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def renew(self) -> None:
+        """In a child another thread of the parent cannot let it go."""
+        self.lock = threading.RLock()
+
+
+_making = _Making()
+in_child(_making.renew)

@@ -118,6 +118,8 @@ def test_a_health_path_that_is_well_while_calls_are_not(probed, service: Service
     pass_time(fake_clock, lambda: probed.state is CircuitState.CLOSED)
     fail(probed)
     assert pass_time(fake_clock, lambda: probed.state is CircuitState.CLOSED, most=90) >= 60.0
+    fail(probed)
+    assert pass_time(fake_clock, lambda: probed.state is CircuitState.CLOSED, most=150) >= 120.0
 
 
 def test_as_many_probes_as_the_circuit_asks_for(

@@ -137,7 +137,9 @@ def _question(key: str, caller: Callable[[], str], fingerprint: Callable[[], byt
     if not isinstance(who, str):
         raise TypeError(f"caller() gave a {type(who).__name__}: must be a string")
     asked = _whole_request() if fingerprint is None else [fingerprint()]
-    method, path = request.method, request.path
+    # With where it is mounted, and under which name it was asked for: another app there has other routes.
+    matching = current_app.url_map.host_matching or current_app.subdomain_matching
+    method, path = request.method, f"{request.host if matching else ''}{request.root_path}{request.path}"
     return Question(record_id(who, method, path, key), fingerprint_of(key, asked), who, method, path)
 
 

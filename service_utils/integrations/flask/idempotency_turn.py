@@ -13,6 +13,7 @@ from flask import Response, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
+from service_utils.errors import DeadlineExceeded, ServiceUnavailable, TokenError
 from service_utils.idempotency.record import (
     Answer,
     Began,
@@ -127,7 +128,7 @@ def _carry_out(store: IdempotencyStore, turn: Turn) -> Response:
         response = turn.respond()
     except Exception as error:
         response = _answer_to(error)
-        if response.status_code == 500 and not isinstance(error, HTTPException):
+        if response.status_code >= 500 and not _certainly_refused(error):
             return response  # nobody knows what was done before it: left without a word, the key is unknown
     if is_kept(response.status_code):
         answer = turn.kept(response)
@@ -135,6 +136,13 @@ def _carry_out(store: IdempotencyStore, turn: Turn) -> Response:
     else:
         _say(turn, lambda: store.forget(turn.question))
     return response
+
+
+def _certainly_refused(error: Exception) -> bool:
+    """Whether the view has refused the request, or could not even begin a call that it depends on."""
+    if isinstance(error, DeadlineExceeded):
+        return not error.sent
+    return isinstance(error, HTTPException | ServiceUnavailable | TokenError)
 
 
 def _say(turn: Turn, word: Callable[[], bool]) -> None:

@@ -19,6 +19,11 @@ ROUTE_BREAKER = BreakerConfig(
 _RECOVERY = 10.0  # seconds that failure_threshold= keeps a route closed
 
 
+# The blame lies elsewhere, or nobody but guards and the router had a say: strangers must neither close nor
+# keep closed the circuit of a route whose work fails.
+_NOT_OF_THE_ROUTE = frozenset({401, 403, 404, 405, 429, 502, 504})
+
+
 class Priority(StrEnum):
     """How much a request matters when there is no room for all of them; the least goes first."""
 
@@ -105,7 +110,7 @@ class Limits:
         """
         if self.failure_statuses is not None:
             return status in self.failure_statuses
-        if status in (502, 504) or (status == 503 and says_when):
+        if status in _NOT_OF_THE_ROUTE or (status == 503 and says_when):
             return None
         return status >= 500
 

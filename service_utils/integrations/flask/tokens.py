@@ -107,10 +107,18 @@ def judge_token(headers: Headers) -> Verdict:
     """The verdict of all of the app's verifiers: accepted by one is accepted; the most telling refusal else.
 
     Raises:
-        TokenError: Our own token cannot be read.
+        TokenError: Our own token cannot be read, and no other verifier has accepted the request.
     """
     verifiers: Sequence[Verifier] = current_app.extensions.get(_VERIFIERS, (verify_plain_token,))
-    verdicts = {verify(headers) for verify in verifiers}
+    verdicts: set[Verdict] = set()
+    trouble: TokenError | None = None
+    for verify in verifiers:
+        try:
+            verdicts.add(verify(headers))
+        except TokenError as error:
+            trouble = error
+    if trouble is not None and Verdict.ACCEPTED not in verdicts:
+        raise trouble
     for verdict in (Verdict.ACCEPTED, Verdict.WRONG_AUDIENCE, Verdict.WRONG):
         if verdict in verdicts:
             return verdict

@@ -13,6 +13,7 @@ import requests
 from flask import Flask, Response, abort, jsonify, make_response, request, send_file, stream_with_context
 from werkzeug.test import TestResponse
 
+from service_utils.errors import CircuitOpenError
 from service_utils.idempotency import (
     Answer,
     Began,
@@ -232,16 +233,33 @@ def test_an_answer_of_the_moment_frees_the_key(status: int, raised: bool, store:
     assert (again.text, is_replay(again), desk.done) == ("done", False, 2)
 
 
-def test_a_failed_call_to_another_service_frees_the_key(store: IdempotencyStore) -> None:
-    """An exception that the app answers with a 503 counts as that answer."""
+def test_a_call_that_was_never_sent_frees_the_key(store: IdempotencyStore) -> None:
+    """A service behind an open circuit has done nothing: the same key may try again."""
 
     def fail() -> Any:
-        raise requests.ConnectionError("away")
+        raise CircuitOpenError("Billing", 3.0)
 
     desk = Desk(store, fail)
     refused(desk.post(), 503)
     refused(desk.post(), 503)
     assert desk.done == 2
+
+
+@pytest.mark.parametrize(
+    "error", [requests.ConnectionError("away"), requests.ReadTimeout("late"), requests.HTTPError("500")]
+)
+def test_a_call_that_may_have_been_done_leaves_the_key_unknown(
+    store: IdempotencyStore, error: Exception
+) -> None:
+    """What the view has done before and what that service has done nobody knows: it is not done again."""
+
+    def fail() -> Any:
+        raise error
+
+    desk = Desk(store, fail)
+    assert desk.post().status_code >= 500
+    refused(desk.post(), 409)
+    assert desk.done == 1
 
 
 def test_an_exception_leaves_the_key_unknown(store: IdempotencyStore) -> None:

@@ -336,7 +336,8 @@ def test_a_route_that_keeps_failing_is_closed_for_a_while() -> None:
         (lambda: ("", 503, {"retry-after": "5"}), "ignored"),
         (lambda: ("", 502), "ignored"),
         (lambda: ("", 504), "ignored"),
-        (lambda: abort(404), "succeeded"),
+        (lambda: abort(404), "ignored"),
+        (lambda: abort(409), "succeeded"),
         (raising(ServiceUnavailable("away", service="Billing")), "ignored"),
     ],
 )
