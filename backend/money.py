@@ -27,7 +27,7 @@ from service_utils.calls import CallRecord
 from service_utils.dead_letters import DeadLetterError, DeadLetterQueue
 from service_utils.storage import StorageError
 
-__all__ = ["Billing", "Reservation", "Settlement"]
+__all__ = ["Billing", "Reservation", "ReservationOver", "Settlement"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,14 @@ _RESERVED_FOR = (
 _RELEASE_WITHIN = 3.0
 _STATUSES_OF_DOUBT = frozenset({408, 409})
 _CAPTURED = "captured"
+_UNCAPTURED = frozenset({"released", "expired"})
 _NO_MONEY = 402
 _CONFLICT = 409
 _OTHER_BODY = 422
+
+
+class ReservationOver(Refusal):
+    """A reservation was released or has expired: it was not captured, and never will be."""
 
 
 class Settlement(StrEnum):
@@ -223,7 +228,8 @@ def _refused(response: requests.Response) -> Refusal:
         return Refusal(status, "this Idempotency-Key was used long ago", field="Idempotency-Key")
     logger.error("Billing answered %d: %s", status, _member(response, "detail"))
     if status == _CONFLICT:
-        return Refusal(
+        over = _member(response, "state") in _UNCAPTURED
+        return (ReservationOver if over else Refusal)(
             503, "the reservation was over before the answer was there", headers={"Retry-After": "1"}
         )
     return Refusal(502, "Billing Server refused the request.")

@@ -42,10 +42,13 @@ class Turn:
     Attributes:
         run: Its number; part of the keys of all calls it makes.
         reply: The answer of an earlier run, or None when this one has to find it.
+        resumed: Whether the run is one whose process died, or failed while it was looking for what that one
+            had done: nobody knows what came of it.
     """
 
     run: int
     reply: dict[str, Any] | None
+    resumed: bool = False
 
 
 class ReplayStore:
@@ -96,6 +99,14 @@ class ReplayStore:
         with self._database.write() as db:
             db.execute("UPDATE replays SET reply = ?, busy_until = 0 WHERE key = ?", (json.dumps(reply), key))
 
+    def let_go(self, key: str) -> None:
+        """Let the same run be gone on with: something may have come of it."""
+        with self._database.write() as db:
+            db.execute(
+                "UPDATE replays SET busy_until = MIN(busy_until, ?) WHERE key = ? AND reply IS NULL",
+                (self._now(), key),
+            )
+
     def abandon(self, key: str) -> None:
         """Let the request be made anew: nothing came of this run for certain."""
         with self._database.write() as db:
@@ -111,4 +122,6 @@ def _turn(row: tuple[str, int, float, str | None], fingerprint: str, now: float)
     if reply is None and busy_until > now:
         seconds = str(max(1, math.ceil(min(busy_until - now, 5))))
         raise Refusal(409, "a request with this key is being worked on", headers={"Retry-After": seconds})
-    return Turn(run, None if reply is None else json.loads(reply))
+    # An abandoned run leaves 0 behind; any other time is that of a run that came to no end.
+    resumed = reply is None and busy_until > 0
+    return Turn(run, None if reply is None else json.loads(reply), resumed)

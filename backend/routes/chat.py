@@ -10,6 +10,7 @@ from flask import Blueprint, Response, jsonify, request
 from backend.context import backend, current_user
 from backend.keys import HEADER, checked_key, derived_key, new_key
 from backend.models import ChatRequest
+from backend.money import ReservationOver
 from backend.services.common import parse
 from service_utils import best_effort, fail_closed, mark_degraded
 
@@ -39,11 +40,13 @@ def _once(asked: ChatRequest, key: str) -> Response:
         return response
     try:
         reply = _reply(asked, derived_key(key, str(turn.run)))
-    except Exception:
-        # No money was taken, so the user may try again under the same key. A process that is being killed
-        # is another matter: nobody knows how far it came, and the next run looks under the keys of this one.
+    except Exception as error:
+        # No money was taken by us, so the user may try again under the same key. A process that is being
+        # killed is another matter: nobody knows how far it came, and every run after it looks under its keys,
+        # until one has heard that its reservation came to nothing.
+        certain = not turn.resumed or isinstance(error, ReservationOver)
         with best_effort("free the key", catch=sqlite3.Error):
-            replays.abandon(key)
+            (replays.abandon if certain else replays.let_go)(key)
         raise
     # The money is taken by now, and so the answer is given even if a repeat would not find it.
     with best_effort("keep the reply", catch=sqlite3.Error):

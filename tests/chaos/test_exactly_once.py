@@ -29,4 +29,5 @@ def test_every_charge_is_accounted_for(tmp_path: Path, monkeypatch: pytest.Monke
     assert not outcome.complaints, report
     assert len(outcome.stories) == _CHARGES
     assert outcome.kills["billing"] == BILLING_KILLS
+    assert outcome.kills["backend"] > 0
     assert outcome.kills["postman"] > POSTMAN_KILLS
