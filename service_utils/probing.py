@@ -97,7 +97,8 @@ class Prober:
     def _weigh(self, opened_at: float) -> None:
         """Note whether what a probe said last was true."""
         client, recovered_at = self._client(), self._recovered_at
-        if client is None or recovered_at is None:
+        if client is None or recovered_at is None:  # what closed it last was no probe
+            self._contradicted = 0
             return
         patience = client.breaker.config.recovery_timeout * 2.0**self._contradicted
         self._recovered_at = None

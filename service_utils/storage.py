@@ -247,8 +247,7 @@ class Database:
         )
         try:
             connection.inode, connection.pid = inode, os.getpid()
-            with self._lock:
-                self._open.add(connection)
+            self._open.add(connection)  # without the lock, which a fork holds while it waits for our block
             self._write_ahead(connection)
             connection.execute(f"PRAGMA synchronous = {self.durability.value}")
             connection.execute("PRAGMA foreign_keys = ON")
@@ -298,23 +297,13 @@ class Database:
 
     @contextlib.contextmanager
     def _naming(self) -> Iterator[None]:
-        """Put the file's name before what SQLite and the system say of it, which is only what is wrong."""
+        """Put the file's name before what SQLite says of it, which is only what is wrong."""
         try:
             yield
-        except StorageError:
+        except (StorageError, *_OF_THE_CALLER):
             raise
-        except sqlite3.IntegrityError:
-            raise  # the caller's statement, not the file
         except sqlite3.Error as error:
             raise self._error_of(error) from error
-        except OSError as error:
-            # Out of the block itself it would name a file of its own, if any.
-            if error.filename is None or Path(os.fsdecode(error.filename)) not in (
-                self.path,
-                *self.path.parents,
-            ):
-                raise
-            raise StorageError(f"{self.path}: {error.strerror}", self.path) from error
 
     def _error_of(self, error: sqlite3.Error) -> StorageError:
         if _code(error) in _FULL_CODES:

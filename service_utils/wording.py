@@ -10,9 +10,7 @@ _LONGEST_ERROR = 500
 _LONGEST_SEARCHED = 20_000  # characters of a text that are looked at: the rest is cut in any case
 
 # A password may hold / ? # @, so all up to the last @ goes.
-_OF_AN_ADDRESS = re.compile(
-    r"(\b[a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE
-)  # a password may hold / ? # @
+_OF_AN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s'\"<>]{0,300}@", re.IGNORECASE)
 _OF_A_QUERY = re.compile(r"\?[^\s'\"<>)]*")
 _COOKIES = re.compile(r"\b((?:set-)?cookie2?['\"]?\s*[=:]\s*).*", re.IGNORECASE)
 _AUTHORIZATION = re.compile(

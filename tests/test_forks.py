@@ -62,6 +62,9 @@ def busy() -> Iterator[Callable[[Pair], None]]:
         def work() -> None:
             while not over.is_set():
                 pair.step()
+                time.sleep(
+                    0
+                )  # whoever waits for the lock gets it now and then, also on a machine that is busy
 
         threads.append(threading.Thread(target=work, daemon=True))
         threads[-1].start()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -337,6 +338,38 @@ def test_a_fork_waits_for_blocks_of_other_threads(database: Database) -> None:
 
     assert in_child(child) == ["thread", "child"]
     thread.join(20)
+
+
+def test_a_fork_beside_a_block_that_has_to_connect(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that is just opening the file ends, instead of waiting for the fork that waits for it."""
+    connect, connecting, go = database._connect, threading.Event(), threading.Event()
+
+    def slowly() -> Any:
+        connecting.set()
+        go.wait(0.1)
+        return connect()
+
+    database.close()
+    monkeypatch.setattr(database, "_connect", slowly)
+    thread = threading.Thread(target=write, args=(database, "thread"))
+    thread.start()
+    connecting.wait(20)
+
+    def child() -> list[str]:
+        go.set()
+        write(database, "child")
+        return texts(database)
+
+    assert in_child(child) == ["thread", "child"]
+    thread.join(20)
+
+
+def test_a_callers_wrong_statement_is_his_own(database: Database) -> None:
+    """A statement with too few values says nothing about the file, either."""
+    with pytest.raises(sqlite3.ProgrammingError), database.read() as connection:
+        connection.execute("SELECT ?", ())
 
 
 def test_a_block_that_does_not_end_before_a_fork(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
