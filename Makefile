@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run test lint format demo docs bench chaos clean
+.PHONY: help run run-production test lint format demo docs bench chaos torture clean
 
 VENV ?= .venv
 PYTHON ?=
@@ -17,14 +17,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 COVERAGE_MINIMUM := 95
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## *\(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## *\(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 run: $(VENV)/.for-run  ## start the backend and its four local services; Ctrl-C stops them
 	$(BIN)/python -m backend $(ARGS)
 
+run-production: $(VENV)/.for-run  ## the same with gunicorn: 4 workers that share circuits and status, 8 threads each
+	$(BIN)/python -m backend --production $(ARGS)
+
 demo: $(VENV)/.for-run  ## play an outage from first failure to recovery, with live output
 	$(BIN)/python -m backend.demo $(ARGS)
 
+# Each worker, and each of the hundreds of processes that tests start, would compile everything anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.for-work  ## run all tests; prints branch coverage of service_utils
 	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(8, 1 + 2 * (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder \
 		--cov=service_utils --cov-branch --cov-fail-under=$(COVERAGE_MINIMUM) $(ARGS)
@@ -47,6 +52,9 @@ bench: $(VENV)/.for-work  ## measure what a call costs; writes docs/performance.
 
 chaos: $(VENV)/.for-work  ## charge 10,000 times while the network breaks and processes are killed; CHAOS_SEED= repeats a run
 	CHAOS_CHARGES=$${CHAOS_CHARGES:-10000} $(BIN)/python -m pytest -q -s -p no:logging tests/chaos $(ARGS)
+
+torture: $(VENV)/.for-work  ## share circuits for a minute while processes are killed and files spoiled; TORTURE_SEED= repeats a run
+	TORTURE_SECONDS=$${TORTURE_SECONDS:-60} $(BIN)/python -m pytest -q -s -p no:logging tests/torture $(ARGS)
 
 clean:  ## remove the virtual environment, caches and build output; keeps var/
 	rm -rf $(VENV) .bench-venvs build dist *.egg-info htmlcov .coverage .coverage.* coverage.xml

@@ -28,8 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _token(options.user, options.hours)
     try:
         if options.only is None:
-            return run_everything()
-        return _only(options.only, options.port, options.lifeline)
+            return run_everything(production=options.production)
+        return _only(options.only, options.port, options.lifeline, production=options.production)
     except KeyboardInterrupt:
         return _INTERRUPTED
 
@@ -41,6 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", choices=NAMES, help="run one part in this terminal")
     parser.add_argument("--port", type=_port, help="where that part listens")
+    parser.add_argument(
+        "--production", action="store_true", help="serve the backend by gunicorn, with several workers"
+    )
     parser.add_argument("--lifeline", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command")
     token = commands.add_parser("token", help="print a token for a user, signed with AUTH_JWT_SECRET")
@@ -55,11 +58,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _only(name: str, port: int | None, lifeline: int | None) -> int:
+def _only(name: str, port: int | None, lifeline: int | None, *, production: bool) -> int:
     os.environ.update(living_run_token(os.environ))
     try:
         part = find_part(name, os.environ)
-        run_part(part if port is None else type(part)(part.name, port, "--port"), lifeline)
+        part = part if port is None else type(part)(part.name, port, "--port")
+        run_part(part, lifeline, production=production)
     except PortError as error:
         print(error, file=sys.stderr)
         return 1

@@ -39,6 +39,7 @@ from service_utils.integrations.flask import (
     protect,
 )
 from service_utils.profiles import current_profile
+from service_utils.sharing import leader_of, notes_of, shared_store
 
 __all__ = ["create_app"]
 
@@ -101,13 +102,17 @@ def _assemble(settings: Settings, config: Mapping[str, Any] | None) -> Backend:
     snapshots = Snapshots(clients.git, dead_letters)
     money = Billing(clients.billing, dead_letters)
     health = _checks(clients, index, dead_letters, folder)
+    store = shared_store()
     return Backend(
         settings=settings,
         clients=clients,
         authenticate=authenticate,
         background=Background(
             DeadLetterWorker(dead_letters, registry),
-            DegradationMonitor(registry, backend_rules(), health=health, calm_seconds=_CALM),
+            DegradationMonitor(
+                registry, backend_rules(), health=health, calm_seconds=_CALM, share=notes_of(store)
+            ),
+            leader_of(store),
         ),
         billing=money,
         chat=Chat(money, found, Answerer(clients.llms), chat_history, snapshots, settings),

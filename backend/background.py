@@ -11,6 +11,7 @@ from flask import Flask
 from service_utils.dead_letters import DeadLetterWorker
 from service_utils.degradation import DegradationMonitor
 from service_utils.forks import guard
+from service_utils.sharing import HostLeader
 
 __all__ = ["Background"]
 
@@ -20,15 +21,18 @@ class Background:
     """Threads of this process. They are begun by its first request, or before by :meth:`start`.
 
     A process that loads the app and then forks its workers (gunicorn ``--preload``) serves no request, and so
-    each worker has threads of its own.
+    each worker has threads of its own. Where the workers share their state, only the one that leads the host
+    sends letters again; each knows the level, but only the leader finds it out.
 
     Attributes:
         worker: Sends kept letters again.
         monitor: Says how degraded the backend is.
+        leader: Says which process leads; None where there is no other.
     """
 
     worker: DeadLetterWorker
     monitor: DegradationMonitor
+    leader: HostLeader | None = None
     _begun_in: int | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -49,9 +53,16 @@ class Background:
         with self._lock:
             if self._begun_in == os.getpid():
                 return
-            self.worker.start()
             self.monitor.start()
-            self._begun_in = os.getpid()
+            self._begun_in = os.getpid()  # before it stands: it may be chosen at once
+            if self.leader is None:
+                self.worker.start()
+            else:
+                self.leader.stand(self._take_over, self.worker.stop)
+
+    def _take_over(self) -> None:
+        if self._begun_in is not None:
+            self.worker.start()
 
     def stop(self) -> None:
         """End: letters in hand are finished or given back."""

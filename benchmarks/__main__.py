@@ -16,7 +16,7 @@ from benchmarks import page
 from benchmarks.common import add_options
 from benchmarks.machine import ROOT
 
-SCRIPTS = ("http_cost", "breaker_cost", "rejection", "bursts", "forks", "memory", "storm")
+SCRIPTS = ("http_cost", "breaker_cost", "rejection", "bursts", "forks", "shared", "memory", "storm")
 PAGE = ROOT / "docs" / "performance.md"
 PATIENCE = 1200.0  # seconds for one script
 

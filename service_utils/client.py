@@ -29,7 +29,6 @@ from service_utils.client_options import (
     pick_name,
     pick_retry,
     pick_tokens,
-    refuse_later_options,
 )
 from service_utils.clock import Clock
 from service_utils.config import ServiceConfig
@@ -62,15 +61,18 @@ from service_utils.policies.fallback import DeadLetterSink
 from service_utils.policies.gate import RetryAfterGate
 from service_utils.policies.rate_limit import RateLimit, RateLimiter
 from service_utils.policies.retry import PER_CLIENT, RetryPolicy
+from service_utils.policies.store import BreakerStore
 from service_utils.probing import Prober
 from service_utils.registry import ServiceRegistry, default_registry
-from service_utils.status import CallCounters
+from service_utils.sharing import host_counts, leader_of, shared_store
+from service_utils.status import CallCounters, Word
 
 __all__ = ["ResilientServiceClient"]
 
 # Looking into an enum takes longer than calling a function.
 _GOOD, _FAILURE, _SUCCESS = Outcome.SUCCESS, Outcome.FAILURE, EndReason.SUCCESS
 _CLOSED = CircuitState.CLOSED
+_BEGUN = Word.BEGUN
 _new_error = CircuitOpenError.__new__
 _UNTRIED = (CircuitState.OPEN, CircuitState.FORCED_OPEN, CircuitState.HALF_OPEN)
 
@@ -91,7 +93,8 @@ class ResilientServiceClient:
         name: Short name for registry, metrics and token audience; default: the display name as a slug.
         retry: A retry policy, in place of ``max_retries``.
         breaker: Limits of the circuit breaker, in place of ``failure_threshold`` and ``recovery_timeout``.
-        store: Not in this version.
+        store: What this client's circuit, pause and counts are shared through with the other processes of the
+            host, such as a ``SharedMemoryStore``. None: ``SERVICE_UTILS_SHARED_STATE``, or nothing.
         deadline: Of a whole call: attempts, back-off and all; None for none.
         bulkhead: How many calls may be under way at once: a number, ``"auto"`` for ``pool_maxsize``, a
             ``BulkheadConfig``, or a ``Bulkhead`` that several clients share; None for any number.
@@ -140,7 +143,7 @@ class ResilientServiceClient:
         name: str | None = None,
         retry: RetryPolicy | None = None,
         breaker: BreakerConfig | None = None,
-        store: object | None = None,
+        store: BreakerStore | None = None,
         deadline: float | None = None,
         bulkhead: Bulkhead | BulkheadConfig | int | str | None = None,
         rate_limit: RateLimiter | RateLimit | float | None = None,
@@ -164,7 +167,6 @@ class ResilientServiceClient:
         idle_timeout: float | None = 30.0,
         max_connection_age: float | None = 300.0,
     ) -> None:
-        refuse_later_options(store=store)
         check_flags(trust_env=trust_env, idempotency_keys=idempotency_keys)
         check_flags(raise_for_status=raise_for_status, probe=probe)
         check_collaborators(session=session, registry=registry, dead_letters=dead_letters)
@@ -196,7 +198,8 @@ class ResilientServiceClient:
             know(self.name, service_name)
         self._raise_for_status = raise_for_status
         self._budget = RetryBudget()
-        self._counters = CallCounters()
+        self.store = shared_store(self._clock) if store is None else store
+        self._counters = CallCounters(self.name, host_counts(self.store))
         defaults = CallDefaults(
             self._base,
             checked_headers(headers),
@@ -206,15 +209,21 @@ class ResilientServiceClient:
         self._tell_time_left = is_internal_host(self._base.host)
         provider = pick_tokens(token_provider, self._base, self._clock)
         self._tokens = None if provider is None else TokenKeeper(provider, self.name, service_name)
-        self._prober = Prober(self, self._clock) if probe else None
+        leader = leader_of(self.store)
+        leads = None if leader is None else leader.leads
+        self._prober = Prober(self, self._clock, leads=leads) if probe else None
         self.breaker = CircuitBreaker(
             self.name,
             pick_breaker(failure_threshold, recovery_timeout, breaker, self.timeout),
+            store=self.store,
             clock=self._clock,
             listeners=told if self._prober is None else (*told, self._prober),
             label=service_name,
         )
         self.gate, self.rate_limiter = gate, self._pacing.limiter
+        if self.store is not None:
+            gate.share(self.breaker.pause)
+            self.breaker.follow(gate.adopt)
         self._transport: Transport = SessionTransport(
             self._base,
             service_name,
@@ -354,6 +363,7 @@ class ResilientServiceClient:
                 finally:
                     del refused  # it refers to this frame, and would be garbage until the next collection
         call = self._new_call(method, path)
+        self._counters.counts.words[_BEGUN] += 1
         try:
             self._fix(call, timeout, deadline, retry, inbound.deadline)
             outgoing = self._build(call, inbound, path_params, idempotency_key, kwargs)
@@ -552,7 +562,7 @@ class ResilientServiceClient:
         refusal = None if refusals_wanted(self.breaker.listeners) else self.breaker.refused()
         if refusal is None:
             return None
-        self._counters.rejected()
+        self._counters.refused()
         error = _new_error(CircuitOpenError)
         error._untold = (self._tell_refusal, prepared, refusal, inbound.request_id)
         return error
@@ -833,11 +843,12 @@ class ResilientServiceClient:
     def _succeed(self, call: Call, response: requests.Response) -> requests.Response:
         """Return an answer that needs no decision: it is good, and nobody wants to hear of it."""
         call.outcome = _GOOD
-        call.end(_SUCCESS, self._clock.monotonic())
+        now = self._clock.monotonic()
+        call.end(_SUCCESS, now)
         if len(call.attempts) == 1:
-            self._counters.succeeded(call.longest())
+            self._counters.succeeded(call.longest(), now)
         else:
-            self._counters.finished(_GOOD, call.durations(), None)
+            self._counters.finished(_GOOD, call.durations(), None, now)
         attach_call(response, call)
         return response
 
@@ -847,10 +858,11 @@ class ResilientServiceClient:
         error = error_for(call, tried, raise_for_status=self._raise_for_status)
         if error is not None and reason is _SUCCESS:
             reason = EndReason.NOT_RETRYABLE
-        call.end(reason, self._clock.monotonic())
+        now = self._clock.monotonic()
+        call.end(reason, now)
         if call.attempts:
             why = call.sentence("failed") if call.outcome is _FAILURE else None
-            self._counters.finished(call.outcome, call.durations(), why)
+            self._counters.finished(call.outcome, call.durations(), why, now)
         else:
             self._counters.rejected()
         if call.told or reason is not _SUCCESS:
@@ -870,10 +882,13 @@ class ResilientServiceClient:
             return
         if call.outgoing is None:  # whatever was given in place of method and path
             call.method, call.path = str(call.method), label_of(call.path)
-        call.end(reason_for_leaving(call, error), self._clock.monotonic())
+        now = self._clock.monotonic()
+        call.end(reason_for_leaving(call, error), now)
         attach_call(error, call)
         if isinstance(error, ServiceError):
             self._counters.rejected()
         elif call.attempts:
-            self._counters.finished(Outcome.IGNORED, call.durations(), None)
+            self._counters.finished(Outcome.IGNORED, call.durations(), None, now)
+        else:
+            self._counters.dropped()
         self._events.finished(call, error)

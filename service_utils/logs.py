@@ -34,6 +34,12 @@ __all__ = ["LoggingListener", "seconds_in_words"]
 
 _REPEAT_EVERY = 1.0  # seconds between two lines about rejected requests of one open spell
 
+_OPENED = (logging.ERROR, "[%s] Circuit breaker OPEN (%s)")
+_CHANGED = {
+    CircuitState.HALF_OPEN: (logging.INFO, "[%s] Circuit breaker entering HALF_OPEN state"),
+    CircuitState.CLOSED: (logging.INFO, "[%s] Circuit breaker CLOSED (%s)"),
+    CircuitState.DISABLED: (logging.WARNING, "[%s] Circuit breaker DISABLED (%s)"),
+}
 _SETTLED = {
     "delivered": (logging.INFO, "[%s] Dead letter %s delivered (attempt %d)"),
     "retried": (logging.WARNING, "[%s] Dead letter %s not delivered (attempt %d), tried again later: %s"),
@@ -170,14 +176,10 @@ class LoggingListener:
             "reason": event.reason,
             "generation": event.generation,
         }
-        if event.to_state is CircuitState.HALF_OPEN:
-            self._write(logging.INFO, event, "[%s] Circuit breaker entering HALF_OPEN state", **fields)
-        elif event.to_state is CircuitState.CLOSED:
-            self._write(logging.INFO, event, "[%s] Circuit breaker CLOSED (%s)", event.reason, **fields)
-        elif event.to_state is CircuitState.DISABLED:
-            self._write(logging.WARNING, event, "[%s] Circuit breaker DISABLED (%s)", event.reason, **fields)
-        else:
-            self._write(logging.ERROR, event, "[%s] Circuit breaker OPEN (%s)", event.reason, **fields)
+        level, text = _CHANGED.get(event.to_state, _OPENED)
+        arguments = (event.reason,) if text.endswith("(%s)") else ()
+        # Of what all workers of a host learn, one line is enough: the one of whose doing it was.
+        self._write(logging.DEBUG if event.elsewhere else level, event, text, *arguments, **fields)
 
     def _circuit_rejected(self, event: CircuitRejected) -> None:
         unsaid = self._count_rejection(event)
@@ -279,6 +281,8 @@ class LoggingListener:
 
     def _degradation_changed(self, event: DegradationChanged) -> None:
         level = logging.WARNING if event.worse else logging.INFO
+        if event.elsewhere:
+            level = logging.DEBUG
         if not self._logger.isEnabledFor(level):
             return
         extra = {

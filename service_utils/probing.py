@@ -32,7 +32,12 @@ INTERVAL = 5.0
 _SPREAD = 0.5  # a wait is between (1 - it) and (1 + it) times the interval, so that processes drift apart
 _HELD_AT_MOST = 10  # recovery times
 _MOST_DOUBT = 4  # doublings of the time for which probes are not believed: eight recovery times
+_LOOK = 0.5  # seconds after which a process that does not lead its host looks whether it does now
 _SLACK = 1.0  # seconds that a probe may take longer than it should before calls are let through again
+
+
+def _always() -> bool:
+    return True
 
 
 class Probed(Protocol):
@@ -59,25 +64,35 @@ class Prober:
     all.
 
     At most one thread probes; it ends with the open spell, with the client, or when that is closed. A forked
-    child whose circuit is open has one of its own.
+    child whose circuit is open has one of its own. Where processes share the circuit only the one that leads
+    its host probes; the others are ready to take over.
 
     Args:
         client: Whom to watch; only a weak reference is kept.
         clock: Where the time comes from.
         interval: Seconds between two probes on average.
+        leads: Whether this process is the one that probes; None where there is no other.
     """
 
     ignores_refusals = True
     ignores_rejections = True
 
-    def __init__(self, client: Probed, clock: Clock, interval: float = INTERVAL) -> None:
+    def __init__(
+        self,
+        client: Probed,
+        clock: Clock,
+        interval: float = INTERVAL,
+        leads: Callable[[], bool] | None = None,
+    ) -> None:
         self._client = weakref.ref(client)
         self._clock = clock
         self._interval = interval
+        self._leads: Callable[[], bool] = _always if leads is None else leads
         self._random: Callable[[], float] = random.random
         self._closed = threading.Event()
         self._recovered_at: float | None = None
         self._contradicted = 0  # how often in a row the circuit opened again soon after
+        self._watch: _Watch | None = None  # of the last time it opened; earlier ones end
         in_child(self._begin_in_child)
 
     def wants_routine(self) -> bool:
@@ -111,19 +126,22 @@ class Prober:
             return
         self._closed = threading.Event()  # the parent's thread may have been about to look at the old one
         client = self._client()
-        if client is None or client.breaker.state is not CircuitState.OPEN:
+        if client is None or client.breaker.known_state is not CircuitState.OPEN:
             return
         self._begin(client.breaker.generation, self._clock.monotonic(), client.name)
 
     def _begin(self, generation: int, at: float, name: str) -> None:
         if self._closed.is_set():
             return
-        watch = _Watch(self, generation, at)
+        self._watch = watch = _Watch(self, generation, at)
         threading.Thread(target=watch.run, name=f"probe-{name}", daemon=True).start()
 
 
 class _Watch:
-    """One open spell of the circuit, as its thread sees it."""
+    """One open spell of the circuit, as its thread sees it.
+
+    The spell may get another number, when a store comes back by which it is shared.
+    """
 
     def __init__(self, prober: Prober, generation: int, opened_at: float) -> None:
         self._prober = weakref.ref(prober)
@@ -137,12 +155,18 @@ class _Watch:
         """Wait and ask, until there is nothing left to find out."""
         while True:
             wait = self._next_wait()
-            if wait is None or wait_for(self._closed.wait, wait, self._clock) or not self._ask():
+            if wait is None or wait_for(self._closed.wait, wait, self._clock) or not self._go_on():
                 return
+
+    def _go_on(self) -> bool:
+        """Probe, if that is for this process to do. Returns whether to go on."""
+        alive = self._alive()
+        return alive is not None and (not alive[0]._leads() or self._ask())
 
     def _alive(self) -> tuple[Prober, Probed] | None:
         prober = self._prober()
-        client = None if prober is None or self._closed.is_set() else prober._client()
+        over = prober is None or prober._watch is not self or self._closed.is_set()
+        client = None if prober is None or over else prober._client()
         return None if prober is None or client is None else (prober, client)
 
     def _next_wait(self) -> float | None:
@@ -151,9 +175,17 @@ class _Watch:
         if alive is None:
             return None
         prober, client = alive
-        interval = min(prober._interval, client.breaker.config.recovery_timeout)
+        breaker = client.breaker
+        generation = breaker.generation
+        if breaker.state is not CircuitState.OPEN:
+            return None
+        if generation != self._generation:
+            self._generation, self._good = generation, 0
+        if not prober._leads():
+            return _LOOK
+        interval = min(prober._interval, breaker.config.recovery_timeout)
         wait = max(interval * (1 - _SPREAD + 2 * _SPREAD * prober._random()), client.gate.remaining())
-        return wait if self._hold(client, wait) else None
+        return wait if self._hold(client, wait) or breaker.state is CircuitState.OPEN else None
 
     def _hold(self, client: Probed, wait: float) -> bool:
         """Keep calls from being tried until the next probe is over. Returns whether the spell lasts."""
@@ -166,9 +198,11 @@ class _Watch:
     def _ask(self) -> bool:
         """Probe once. Returns whether to go on."""
         alive = self._alive()
-        if alive is None or not self._hold(alive[1], 0.0):
+        if alive is None:
             return False
         prober, client = alive
+        if not self._hold(client, 0.0):
+            return True  # whether it is open otherwise is seen before the next one
         try:
             client.probe().close()
         except Exception as error:  # whatever it is, the service was not found well
@@ -181,7 +215,8 @@ class _Watch:
             return True
         if client.breaker.recover(self._generation):
             prober._recovered_at = self._clock.monotonic()
-        return False
+            return False
+        return True
 
     def _doubted(self, prober: Prober, client: Probed) -> bool:
         """Whether the circuit opened so soon after a probe had closed it that its word is not enough."""

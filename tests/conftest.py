@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
+import pkgutil
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+import service_utils
 
 pytest_plugins = ["service_utils.testing.fixtures"]
 
@@ -41,10 +47,57 @@ _NAMES = (
     "VAR_DIR",
 )
 
+# What is run here is counted for coverage elsewhere, or is no part of it; counting takes two thirds longer.
+_UNCOUNTED = (
+    "backend",
+    "chaos",
+    "docs",
+    "policies/test_breaker_model.py",
+    "policies/test_store_interleavings.py",
+    "test_benchmarks.py",
+    "torture",
+    "transport/test_forks.py",
+    "transport/test_fuzz_cuts.py",
+    "transport/test_fuzz_responses.py",
+    "transport/test_fuzz_tls.py",
+    "transport/test_gevent.py",
+    "transport/test_malformed_heads.py",
+    "transport/test_response_attributes.py",
+    "transport/test_threads.py",
+    "transport/test_wire_bytes.py",
+    "workers",
+)
+
 # How long one example takes says nothing on a busy machine. A build prints how to replay a failed one.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=False, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Iterator[None]:
+    """Count what importing the package runs, but not the tests that are made: that takes as long again."""
+    plugin = session.config.pluginmanager.get_plugin("_cov")
+    counting = None if plugin is None else plugin.cov_controller
+    if counting is None:
+        return (yield)
+    for module in pkgutil.walk_packages(service_utils.__path__, "service_utils."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):  # of an extra that is not there
+                importlib.import_module(module.name)
+    counting.pause()
+    try:
+        return (yield)
+    finally:
+        counting.resume()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests out of the count that add nothing to it but time."""
+    uncounted = [Path(__file__).parent / each for each in _UNCOUNTED]
+    for item in items:
+        if any(item.path.is_relative_to(each) for each in uncounted):
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,8 +14,8 @@ def interrupted(function: Callable[..., Any], first: str, last: str) -> list[str
 
     Args:
         function: Where to look.
-        first: The attribute whose first use begins the stroke.
-        last: The attribute whose last use ends it.
+        first: The attribute, or name of the module, whose first use begins the stroke.
+        last: That whose last use ends it.
     """
     instructions = list(dis.get_instructions(function))
     uses = [number for number, each in enumerate(instructions) if _uses(each, first)]
@@ -26,4 +26,5 @@ def interrupted(function: Callable[..., Any], first: str, last: str) -> list[str
 
 
 def _uses(instruction: dis.Instruction, attribute: str) -> bool:
-    return instruction.opname in ("LOAD_ATTR", "STORE_ATTR") and instruction.argval == attribute
+    used = ("LOAD_ATTR", "STORE_ATTR", "LOAD_GLOBAL")
+    return instruction.opname in used and instruction.argval == attribute

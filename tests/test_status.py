@@ -42,10 +42,10 @@ def test_new_counters_are_zero() -> None:
 def test_each_call_is_counted_once() -> None:
     """A call is one success, failure, refusal or none of them, however many attempts it took."""
     counters = CallCounters()
-    counters.succeeded(0.25)
-    counters.finished(Outcome.SUCCESS, [0.5], None)
-    counters.finished(Outcome.FAILURE, [0.1, 0.2, 0.3], "it failed")
-    counters.finished(Outcome.IGNORED, [0.1, 0.1], None)
+    counters.succeeded(0.25, 1.0)
+    counters.finished(Outcome.SUCCESS, [0.5], None, 1.0)
+    counters.finished(Outcome.FAILURE, [0.1, 0.2, 0.3], "it failed", 1.0)
+    counters.finished(Outcome.IGNORED, [0.1, 0.1], None, 1.0)
     counters.rejected()
     assert counted(counters) == (5, 2, 1, 1, 3)
     assert counters.snapshot()["last_error"] == "it failed"
@@ -55,8 +55,8 @@ def test_a_success_counts_the_same_either_way() -> None:
     """The short way for calls whose first attempt was a success leaves what the long way leaves."""
     short, long = CallCounters(), CallCounters()
     for number in range(600):
-        short.succeeded(number / 1000)
-        long.finished(Outcome.SUCCESS, [number / 1000], None)
+        short.succeeded(number / 1000, 1.0)
+        long.finished(Outcome.SUCCESS, [number / 1000], None, 1.0)
     assert short.snapshot() == long.snapshot()
 
 
@@ -64,9 +64,9 @@ def test_latencies_are_those_of_recent_attempts() -> None:
     """Percentiles are of the last 512 attempts, in milliseconds, whatever came before."""
     counters = CallCounters()
     for _ in range(512):
-        counters.succeeded(9.0)
+        counters.succeeded(9.0, 1.0)
     for number in range(1, 513):
-        counters.succeeded(number / 1000)
+        counters.succeeded(number / 1000, 1.0)
     assert counters.snapshot()["latency_ms"] == {"p50": 256.0, "p95": 487.0, "p99": 507.0}
 
 
@@ -92,9 +92,9 @@ def test_threads_lose_no_call() -> None:
                 assert retried == failed
             return
         for _ in range(1000):
-            counters.succeeded(0.1)
-            counters.finished(Outcome.SUCCESS, [0.1], None)
-            counters.finished(Outcome.FAILURE, [0.1, 0.2], "it failed")
+            counters.succeeded(0.1, 1.0)
+            counters.finished(Outcome.SUCCESS, [0.1], None, 1.0)
+            counters.finished(Outcome.FAILURE, [0.1, 0.2], "it failed", 1.0)
             counters.rejected()
         if index == 1:
             done.set()
@@ -106,10 +106,10 @@ def test_threads_lose_no_call() -> None:
 @pytest.mark.parametrize(
     ("function", "first", "last"),
     [
-        (CallCounters.succeeded, "_total", "_succeeded"),
-        (CallCounters.finished, "_total", "_last_error"),
-        (CallCounters.rejected, "_total", "_rejected"),
-        (CallCounters.snapshot, "_total", "_retried"),
+        (CallCounters.succeeded, "words", "_LAST_SUCCESS"),
+        (CallCounters.finished, "_TOTAL", "_LAST_FAILURE"),
+        (CallCounters.rejected, "counts", "_REJECTED"),
+        (CallCounters.refused, "counts", "_REJECTED"),
     ],
 )
 def test_no_other_thread_comes_between(function: Callable[..., Any], first: str, last: str) -> None:
@@ -120,12 +120,12 @@ def test_no_other_thread_comes_between(function: Callable[..., Any], first: str,
 def test_a_child_counts_its_own_calls() -> None:
     """A forked child begins at zero and leaves the parent's numbers alone."""
     counters = CallCounters()
-    counters.finished(Outcome.FAILURE, [0.1, 0.2], "it failed")
+    counters.finished(Outcome.FAILURE, [0.1, 0.2], "it failed", 1.0)
     before = counters.snapshot()
 
     def child() -> list[Any]:
         seen: list[Any] = [counters.snapshot() == CallCounters().snapshot()]
-        counters.succeeded(0.1)
+        counters.succeeded(0.1, 1.0)
         return [*seen, counted(counters)]
 
     assert in_child(child) == [True, (1, 1, 0, 0, 0)]

@@ -30,6 +30,7 @@ class Child:
     Args:
         part: Which one.
         environ: Its environment.
+        production: Whether the backend is to be served by gunicorn.
         lifeline: The reading end of a pipe whose writing end only we hold. The child ends when the pipe does,
             so that nothing is left behind even when this process is killed.
         say: Told every line of its output, in a thread of its own.
@@ -38,11 +39,15 @@ class Child:
         OSError: It cannot be started.
     """
 
-    def __init__(self, part: Part, environ: Mapping[str, str], lifeline: int, say: Say) -> None:
+    def __init__(
+        self, part: Part, environ: Mapping[str, str], lifeline: int, say: Say, *, production: bool = False
+    ) -> None:
         self.part = part
         self._say = say
         self._last: deque[str] = deque(maxlen=_LINES_KEPT)
         command = [sys.executable, "-m", "backend", "--only", part.name, "--port", str(part.port)]
+        if production:
+            command.append("--production")
         self._process = subprocess.Popen(
             [*command, "--lifeline", str(lifeline)],
             env={**environ, "PYTHONUNBUFFERED": "1"},

@@ -21,14 +21,18 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WIDTH = max(map(len, NAMES))
 
 
-def run_everything() -> int:
-    """Run all parts until Ctrl-C. Returns the exit code: 1 when they cannot start or have all died."""
+def run_everything(*, production: bool = False) -> int:
+    """Run all parts until Ctrl-C, the backend under gunicorn if that is wanted.
+
+    Returns:
+        The exit code: 1 when they cannot start or have all died.
+    """
     environ = dict(os.environ)
     try:
         parts = local_parts(environ)
         check_ports(parts)
         with _stop_event() as stop, run_token(environ) as token:
-            return _run(parts, {**environ, **token}, stop)
+            return _run(parts, {**environ, **token}, stop, production=production)
     except (PortError, RunError, StartError) as error:
         _say(str(error), sys.stderr)
     except OSError as error:
@@ -36,9 +40,11 @@ def run_everything() -> int:
     return 1
 
 
-def _run(parts: Sequence[Part], environ: Mapping[str, str], stop: threading.Event) -> int:
+def _run(
+    parts: Sequence[Part], environ: Mapping[str, str], stop: threading.Event, *, production: bool
+) -> int:
     _say(f"starting {', '.join(part.name for part in parts)}")
-    with Supervisor(environ, _say_for) as supervisor:
+    with Supervisor(environ, _say_for, production=production) as supervisor:
         supervisor.start(parts, stop)
         if not stop.is_set():
             _introduce(parts, supervisor, environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import runpy
@@ -12,27 +13,33 @@ import time
 
 from backend.run.parts import BACKEND, HOST, Part, check_ports
 
-__all__ = ["run_part"]
+__all__ = ["log_level", "run_part"]
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 _THREADS = 16
 _LAST_CHANCE = 10.0
+_PR_SET_PDEATHSIG = 1
 
 
-def run_part(part: Part, lifeline: int | None = None) -> None:
+def run_part(part: Part, lifeline: int | None = None, *, production: bool = False) -> None:
     """Serve one part until SIGTERM, Ctrl-C or the end of the lifeline.
 
     Args:
         part: Which one, and where.
         lifeline: The reading end of a pipe; when its other end is closed, this process ends.
+        production: Whether the backend is to be served by gunicorn, with several workers.
 
     Raises:
         PortError: Its port is in use.
         SystemExit: It cannot start; the reason stands on stderr.
     """
+    if production and part.name == BACKEND:
+        check_ports([part])
+        _run_gunicorn(part, lifeline)
+        return
     if lifeline is not None:
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    logging.basicConfig(level=_log_level(), format=_FORMAT)
+    logging.basicConfig(level=log_level(), format=_FORMAT)
     check_ports([part])
     if part.name == BACKEND:
         _serve_backend(part)
@@ -56,6 +63,33 @@ def _serve_backend(part: Part) -> None:
         parts.background.stop()
 
 
+def _run_gunicorn(part: Part, lifeline: int | None) -> None:
+    """Be gunicorn's arbiter. It forks, so no thread of ours may run here: the kernel watches the lifeline."""
+    from backend.config import Settings
+    from backend.services.serving import starting
+
+    os.environ["BACKEND_PORT"] = str(part.port)
+    with starting(part.name):  # what is wrong is said in a line, where gunicorn would show a stack trace
+        importlib.import_module("backend.gunicorn_conf")
+        Settings.load()
+    from gunicorn.app.wsgiapp import run
+
+    if lifeline is not None:
+        _end_with_parent()
+        os.close(lifeline)
+    sys.argv = ["gunicorn", "--config", "python:backend.gunicorn_conf", "backend.app:app"]
+    run()
+
+
+def _end_with_parent() -> None:
+    """Have the system send SIGTERM when the process that has started this one dies (Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _serve_service(part: Part) -> None:
     """As ``python -m backend.services.<name>`` would."""
     module = f"backend.services.{part.name}"
@@ -71,7 +105,12 @@ def _end_with(lifeline: int) -> None:
     os._exit(1)
 
 
-def _log_level() -> str:
+def log_level() -> str:
+    """``LOG_LEVEL``, or INFO.
+
+    Raises:
+        SystemExit: There is no such level; the reason stands on stderr.
+    """
     level = os.environ.get("LOG_LEVEL", "").upper() or "INFO"
     if level not in logging.getLevelNamesMapping():
         print(f"LOG_LEVEL={level!r}: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL", file=sys.stderr)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from backend.run.child import Child, Say, is_ready
-from backend.run.parts import Part
+from backend.run.parts import BACKEND, Part
 
 __all__ = ["StartError", "Supervisor"]
 
@@ -30,10 +30,19 @@ class Supervisor:
         environ: The environment of all of them.
         say: Told every line they print, with the name of the part.
         ready_within: Seconds a part may take to become ready.
+        production: Whether the backend is to be served by gunicorn.
     """
 
-    def __init__(self, environ: Mapping[str, str], say: Say, *, ready_within: float = _READY_WITHIN) -> None:
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        say: Say,
+        *,
+        ready_within: float = _READY_WITHIN,
+        production: bool = False,
+    ) -> None:
         self._environ = environ
+        self._production = production
         self._say = say
         self._ready_within = ready_within
         self._children: dict[str, Child] = {}
@@ -43,12 +52,23 @@ class Supervisor:
     def start(self, parts: Sequence[Part], stop: threading.Event | None = None) -> None:
         """Start parts and wait until all of them are ready, or until ``stop`` is set.
 
+        The backend comes when the others are ready: it looks at them at once, and where it found nobody it
+        would go on without them for half a minute.
+
         Raises:
             StartError: One died or took too long.
             OSError: One cannot be started.
         """
+        services = [part for part in parts if part.name != BACKEND]
+        for together in (services, [part for part in parts if part.name == BACKEND]):
+            if stop is None or not stop.is_set():
+                self._start_together(together, stop)
+
+    def _start_together(self, parts: Sequence[Part], stop: threading.Event | None) -> None:
         for part in parts:
-            self._children[part.name] = Child(part, self._environ, self._lifeline, self._say)
+            self._children[part.name] = Child(
+                part, self._environ, self._lifeline, self._say, production=self._production
+            )
         waiting = list(parts)
         deadline = time.monotonic() + self._ready_within
         while waiting and not (stop is not None and stop.is_set()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -14,6 +16,7 @@ from service_utils.degradation.history import LevelChange, Override, checked_wor
 from service_utils.degradation.hysteresis import Hysteresis
 from service_utils.degradation.level import DegradationLevel
 from service_utils.degradation.rules import DegradationRules, Rule
+from service_utils.degradation.shared import Findings, SharedLevel
 from service_utils.degradation.sources import Circuits, HealthSource, Sources
 from service_utils.degradation.standing import Standing
 from service_utils.degradation.watch import Watch
@@ -25,6 +28,7 @@ from service_utils.policies.checks import (
     require_count,
     require_seconds,
 )
+from service_utils.sharing import HostNotes
 
 __all__ = ["DegradationMonitor"]
 
@@ -44,8 +48,11 @@ class DegradationMonitor:
     found out in the background, and such a circuit stays open until then.
 
     All methods may be called from any thread. No lock is held while rules, health checks or listeners run. A
-    forked child goes on with the level and the override, and with a thread of its own if there was one. Each
-    process has its own level, and an override is known to the process it was made in.
+    forked child goes on with the level and the override, and with a thread of its own if there was one.
+
+    Each process has its own level, and an override is known to the process it was made in, unless they share
+    both: with ``share`` one process of the host asks health and rules, all go by what it has found, and an
+    override holds for all. That one process is found between :meth:`start` and :meth:`stop`.
 
     Args:
         registry: Where the circuits come from.
@@ -61,6 +68,8 @@ class DegradationMonitor:
         history_size: How many changes are remembered.
         name: The ``name`` of events.
         label: The ``service`` of events; default: the name.
+        share: Where the processes of a host tell each other, such as a ``SharedMemoryStore``; None keeps all
+            to this process.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -81,6 +90,7 @@ class DegradationMonitor:
         history_size: int = 100,
         name: str = "system",
         label: str | None = None,
+        share: HostNotes | None = None,
     ) -> None:
         require_seconds("interval", interval, zero=False)
         require_seconds("raise_after", raise_after)
@@ -98,6 +108,9 @@ class DegradationMonitor:
         self._seen: tuple[Snapshot, datetime] | None = None
         self._lock = threading.RLock()
         self._watch: Watch | None = None
+        self._stood_in: int | None = None
+        self._shared = None if share is None else SharedLevel(share, self.clock, self._hear, interval)
+        self._notes = share
         forks.guard(self)
         forks.in_child(self._begin_in_child)
 
@@ -165,9 +178,28 @@ class DegradationMonitor:
         }
 
     def _up_to_date(self) -> Standing:
-        """The standing, less an override whose time is over."""
-        self._tell(self._standing.expire())
+        """The standing, less an override whose time is over, and with that of another process."""
+        shared = self._shared
+        if shared is not None and shared.has_news:
+            told: DegradationChanged | None = None
+            with self._lock:
+                news = shared.news()
+                if news is not None:
+                    override, author = news
+                    told = (
+                        self._standing.clear(author)[1] if override is None else self._standing.set(override)
+                    )
+            self._tell(told, elsewhere=True)
+        self._tell(self._standing.expire(), elsewhere=self._follows)
         return self._standing
+
+    def _take_over(self, override: Override | None, author: str) -> DegradationChanged | None:
+        return self._standing.clear(author)[1] if override is None else self._standing.set(override)
+
+    @property
+    def _follows(self) -> bool:
+        """Whether another process finds out the level."""
+        return self._shared is not None and self._shared.follows
 
     # -- by hand ------------------------------------------------------------------------------------
 
@@ -202,7 +234,12 @@ class DegradationMonitor:
             at=self.clock.now(),
             expires_at=None if expires_in is None else self.clock.monotonic() + expires_in,
         )
-        self._tell(self._up_to_date().set(made))
+        standing = self._up_to_date()
+        with self._lock:  # so that all processes end with the word that came last
+            told = standing.set(made)
+            if self._shared is not None:
+                self._shared.tell(made, made.author)
+        self._tell(told)
         watch = self._watch
         if watch is not None:
             watch.ring()  # it has to know when the override ends
@@ -216,7 +253,11 @@ class DegradationMonitor:
             TypeError: It is no string.
         """
         name = checked_words("author", author)
-        cleared, told = self._up_to_date().clear(name)
+        standing = self._up_to_date()
+        with self._lock:
+            cleared, told = standing.clear(name)
+            if cleared and self._shared is not None:
+                self._shared.tell(None, name)
         self._tell(told)
         return cleared
 
@@ -233,21 +274,29 @@ class DegradationMonitor:
 
     def look_at_all(self) -> float | None:
         """The same for the thread; returns the moment at which the level will change by itself, or None."""
-        self._sources.ask_health()
+        if not self._follows:
+            self._sources.ask_health()
         return self.look()
 
     def look(self) -> float | None:
         """The same without asking health anew: a circuit has changed, and that may not wait for checks."""
         number = self._standing.begin()
+        findings = None if self._shared is None else self._shared.findings()
+        if findings is not None:
+            self._sources.take_health(findings.health)
         snapshot = self._sources.snapshot()
-        assessment = self.rules.assess(snapshot)
+        if findings is None:
+            findings = Findings(self.rules.assess(snapshot), snapshot.health)
         self._seen = snapshot, self.clock.now()
-        self._tell(self._up_to_date().take_in(number, assessment, self._calm))
+        told = self._up_to_date().take_in(number, findings.assessment, self._calm)
+        self._tell(told, elsewhere=self._follows)
+        if self._shared is not None and self._shared.leads:
+            self._shared.publish(findings)
         return self._standing.next_change()
 
-    def _tell(self, told: DegradationChanged | None) -> None:
+    def _tell(self, told: DegradationChanged | None, *, elsewhere: bool = False) -> None:
         if told is not None:
-            notify(self.listeners, told)
+            notify(self.listeners, dataclasses.replace(told, elsewhere=True) if elsewhere else told)
 
     # -- the thread ---------------------------------------------------------------------------------
 
@@ -267,6 +316,30 @@ class DegradationMonitor:
         except BaseException:
             watch.end()
             raise
+        if self._shared is not None and self._shared.leads:
+            watch.ring(all_of_it=True)
+        if self._notes is not None and self._stood_in != os.getpid():
+            self._stood_in = os.getpid()
+            self._notes.stand(self._lead, self._follow)
+
+    def _hear(self) -> None:
+        """Another process has told something."""
+        watch = self._watch
+        if watch is not None:
+            watch.ring()
+
+    def _lead(self) -> None:
+        self._be_leader(True)
+
+    def _follow(self) -> None:
+        self._be_leader(False)
+
+    def _be_leader(self, leads: bool) -> None:
+        watch = self._watch
+        if self._shared is not None:
+            self._shared.leads = leads
+        if leads and watch is not None:
+            watch.ring(all_of_it=True)
 
     def stop(self, timeout: float = 5.0) -> bool:
         """End the thread; :meth:`start` begins a new one. The level stays what it is.
@@ -286,11 +359,16 @@ class DegradationMonitor:
         if watch is None:
             return True
         watch.end()
-        return watch.join(timeout)
+        ended = watch.join(timeout)
+        if self._shared is not None and self._shared.leads:
+            self._shared.retract()
+        return ended
 
     def _begin_in_child(self) -> None:
         """The parent's thread is not here, but its subscription is."""
         was_running, watch, self._watch = self.running, self._watch, None
+        if self._shared is not None:
+            self._shared.renew()
         if watch is not None:
             watch.end()
         if was_running:

@@ -99,8 +99,10 @@ class Watch:
         if isinstance(event, CircuitChanged):
             self.ring()
 
-    def ring(self) -> None:
-        """Have the thread look at once. Never blocks."""
+    def ring(self, *, all_of_it: bool = False) -> None:
+        """Have the thread look at once, also ask health if that is wanted. Never blocks."""
+        if all_of_it:
+            self._next_tick = self._clock.monotonic()
         if not self._rung:
             self._rung = True
             self._bell.put(None)

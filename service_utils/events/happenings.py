@@ -113,12 +113,21 @@ class CallFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitChanged(Event):
-    """A circuit breaker went from one state to another. ``reason`` says why, in the words of the log line."""
+    """A circuit breaker went from one state to another. ``reason`` says why, in the words of the log line.
+
+    Attributes:
+        from_state: The state before, as this process knew it.
+        to_state: The state now.
+        reason: Why.
+        generation: The number of the spell that begins.
+        elsewhere: Whether another process did it, and this one has learnt of it.
+    """
 
     from_state: CircuitState
     to_state: CircuitState
     reason: str
     generation: int
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,12 +230,14 @@ class DegradationChanged(Event):
         to_level: The level it is at now.
         reason: Why, in words.
         worse: Whether it can do less than before.
+        elsewhere: Whether another process of the host has found or decided so.
     """
 
     from_level: str
     to_level: str
     reason: str
     worse: bool
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,62 +1,35 @@
-"""The circuit breaker: who may call a service, decided from how the last calls went.
-
-States and ways between them::
-
-               failure_threshold reached              recovery_timeout over, next acquire()
-    CLOSED ─────────────────────────────► OPEN ─────────────────────────────► HALF_OPEN
-       ▲                                    ▲                                   │    │
-       │                                    └───── one probe failed or expired ─┘    │
-       └────────────────────── success_threshold probes succeeded ───────────────────┘
-
-    any ── force_open() ──► FORCED_OPEN        any ── disable() ──► DISABLED        any ── reset() ──► CLOSED
-
-With a window the share of failures or slow calls in it opens a closed circuit, with a quota their share among
-so many probes opens or closes a half-open one.
-
-Each spell in one state is a *generation*. A permit carries the generation it was given in, and a result
-counts only in that generation: a call that set out long ago can neither close nor re-open a circuit that has
-moved on.
-
-Thread safety: every method may be called from any thread. The one lock is held for a few assignments and
-never while a listener, user code or I/O runs.
-
-Without the lock go the calls through a closed circuit that go well, and those that an open one refuses: there
-is nothing to decide. What they need to know is laid out for them whenever the circuit changes. What they
-change relies on this: CPython (3.11 to 3.13) lets another thread or a signal handler go first only at a call
-or at a jump backwards. Tests and assignments of plain attributes with no call between them are done at one
-stroke, and so is ``self.n += 1``. A build without the global lock keeps its circuits right all the same; only
-the totals of such successes and refusals are rough there.
-"""
+"""The circuit breaker of the public interface: a circuit of its own, or one that it shares by a store."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
+import random
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
-from service_utils import forks
 from service_utils.calls import Outcome
 from service_utils.clock import Clock
-from service_utils.errors import CircuitOpenError
-from service_utils.events import CircuitState, Listener, count_hushed, notify, notify_rejection
-from service_utils.policies.breaker_config import BreakerConfig, breakers_enabled
-from service_utils.policies.checks import checked_clock, checked_listeners, require_number
+from service_utils.events import CircuitState, Listener
+from service_utils.policies.breaker_config import BreakerConfig
 from service_utils.policies.circuit import Circuit, Told
-from service_utils.policies.guard import Classify, Guard, Rules
-from service_utils.policies.permit import OWN_REFERENCES, Permit, Report, Spell, references_to
-from service_utils.policies.refusal import Refusal, Shut, error_for
-from service_utils.policies.tally import Unlocked
+from service_utils.policies.guard import Classify
+from service_utils.policies.local_breaker import LocalBreaker, check_result
+from service_utils.policies.permit import OWN_REFERENCES, Leased, Permit, Report, Spell, references_to
+from service_utils.policies.record import Asking, CircuitRecord, Lease
+from service_utils.policies.refusal import Refusal, Shut
+from service_utils.policies.shared_circuit import SharedCircuit
+from service_utils.policies.store import BreakerStore, Cell, StoreUnavailable
+from service_utils.policies.untold import Untold
 
 __all__ = ["BreakerConfig", "CircuitBreaker", "CircuitState", "Outcome", "Permit", "Refusal"]
 
-_SUCCESS = Outcome.SUCCESS  # before Python 3.12 a look into an enum costs as much as all of acquire()
-_RESET = "reset by hand"
-_NEVER = Spell(-1)  # no permit belongs to it
-_RUSH = 10e-6  # seconds; nothing that goes over a network is so quick
-_STRIDE = 16
+_CLOSED, _DISABLED = CircuitState.CLOSED, CircuitState.DISABLED
+_TRIES = 8  # a trip meets another member's change so often at most; the next failure wishes for it again
+
+_random: Callable[[], float] = random.random  # a name of its own, for tests that want to know what is drawn
 
 
-class CircuitBreaker(Guard):
+class CircuitBreaker(LocalBreaker):
     """Decides whether calls go through, from the results it is told.
 
     **A closed circuit** counts successes and failures. By default ``failure_threshold`` failures in a row
@@ -96,10 +69,16 @@ class CircuitBreaker(Guard):
     the last result. In a forked child nothing is under way: it keeps the state, the failures in a row or
     the window, and the probes that have succeeded; of a quota it waits for N results of its own.
 
+    **With a store** the circuit is one for all breakers of its name: what one of them learns holds for all as
+    soon as they ask, and they share the probes, at most eight at once. Each counts its own results, and opens
+    the circuit for all by its own experience. A probe is a lease then: when it is over, another member may
+    probe, and the late word of the first is void. An interrupt in :meth:`acquire` may leave a lease behind,
+    which then counts as a failed probe when its time is over. While the store is away each goes on alone.
+
     Args:
         name: Short name, fit for metric labels.
         config: The limits; or give the fields of :class:`BreakerConfig` as keyword arguments.
-        store: Where the state is shared with other processes; None keeps it in this one.
+        store: Where the state is shared with other breakers of this name; None keeps it to this one.
         clock: Where the time comes from.
         listeners: Called with every event of this breaker, besides the listeners of the process.
         label: What log lines and errors call it; default: the name.
@@ -112,12 +91,15 @@ class CircuitBreaker(Guard):
         TypeError: An argument is of a wrong type or unknown.
     """
 
+    _cell: Cell | None = None
+    _seen: int | None = None
+
     def __init__(
         self,
         name: str,
         config: BreakerConfig | None = None,
         *,
-        store: object | None = None,
+        store: BreakerStore | None = None,
         clock: Clock | None = None,
         listeners: Iterable[Listener] = (),
         label: str | None = None,
@@ -125,64 +107,155 @@ class CircuitBreaker(Guard):
         classify: Classify | None = None,
         **fields: Any,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"name={name!r}: must be a non-empty string")
-        if store is not None:
-            raise ValueError(f"store={store!r}: this version keeps a circuit's state in its own process only")
-        self.name = name
-        self.label = label or name
-        self.config = _config(config, fields)
-        super().__init__(checked_clock(clock), Rules.of(ignore, classify))
-        self.listeners = checked_listeners(listeners)
-        # Re-entrant because the garbage collector, and a signal handler, may run in the middle of a locked
-        # section: a forgotten coroutine that is closed there gives its permit back to this very breaker.
-        self._lock = threading.RLock()
-        self._circuit = Circuit(self.name, self.label, self.config)
-        if not breakers_enabled():
-            self._circuit.start_disabled("CIRCUIT_BREAKER_ENABLED=false")
-        self._who = (self.label, self.name)
-        self._monotonic = self.clock.monotonic
-        self._last_success: float | None = None
-        self._begin_process()
-        forks.guard(self)
-
-    def _begin_process(self) -> None:
-        self._spare, self._other = Permit(), Permit()  # to be given out, and again
-        self._succeeded = 0
-        self._rejected = 0
-        self._counted_then = 0  # successes when the last one was timed
-        self._look_at = 0  # the number of successes at which to look at the clock again
-        self._shut: Shut | None = None
-        self._lay_out_locked()
+        if store is not None and not isinstance(store, BreakerStore):
+            raise TypeError(f"store={store!r}: must be a BreakerStore")
+        self.store = store
+        self._followers: tuple[Callable[[CircuitRecord], object], ...] = ()
+        self._open_to_all: Spell | None = None
+        self._untold = Untold()
+        super().__init__(
+            name,
+            config,
+            clock=clock,
+            listeners=listeners,
+            label=label,
+            ignore=ignore,
+            classify=classify,
+            **fields,
+        )
+        if store is not None and self._circuit.state is not _DISABLED:
+            self._cell = store.cell(name, self.catch_up)  # what it says is read when somebody wants to know
+            with self._lock:
+                self._lay_out_locked()
 
     def _renew_in_child(self) -> None:
-        """Calls under way and counts are the parent's own; the circuit's state and timers are kept."""
-        self._forget_blocks()
-        self._circuit.renew()
-        self._begin_process()
+        self._seen = None
+        self._untold = Untold()
+        super()._renew_in_child()
+
+    def _new_circuit(self) -> Circuit:
+        if self.store is None:
+            return super()._new_circuit()
+        return SharedCircuit(self.name, self.label, self.config)
+
+    @property
+    def _shared(self) -> SharedCircuit:
+        circuit = self._circuit
+        assert isinstance(circuit, SharedCircuit)
+        return circuit
 
     def _lay_out_locked(self) -> None:
-        """Lay out what those without the lock need to know. To be done after all that changes the circuit."""
-        circuit = self._circuit
-        spell, shut = circuit.spell, self._shut
-        if shut is None or shut.spell is not spell:
-            shut = Shut.of(circuit)
-        passing = spell if circuit.passes else None
-        calm = spell if passing is not None and circuit.calm else _NEVER
-        self._passing, self._calm, self._shut = passing, calm, shut  # at one stroke
+        super()._lay_out_locked()
+        if self._cell is not None:
+            # Nobody passes without a look at the cell; successes are counted as ever.
+            self._open_to_all, self._passing = self._passing, None
+            failures, noted = self._circuit.failures(self._monotonic()), self._cell.failures
+            noted[0] = failures
+            noted[1] = self._circuit.spell.generation
 
-    # -- asking and telling -------------------------------------------------------------------------
+    # -- following the others -------------------------------------------------------------------------
 
-    def acquire(self) -> Permit:
-        """Ask for the right to make one call.
+    def follow(self, follower: Callable[[CircuitRecord], object]) -> None:
+        """Have a function told of each record this breaker learns of, one after the other.
 
-        Returns:
-            A permit, to be given back by :meth:`record` or :meth:`release`.
-
-        Raises:
-            CircuitOpenError: The circuit is open, forced open, or half open with all its probes under way.
+        It is called with the breaker's lock, and so must not block nor ask the breaker anything.
         """
-        spell = self._passing
+        with self._lock:
+            self._followers = (*self._followers, follower)
+            if self._cell is not None and not self._shared.alone:
+                follower(self._shared.common)
+
+    def catch_up(self) -> None:
+        """Learn what other members have done to the circuit, and tell listeners; costs nothing if nothing."""
+        cell = self._cell
+        if cell is not None and cell.words[0] != self._seen:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        cell, store = self._cell, self.store
+        if cell is None or store is None:
+            return
+        try:
+            record = self._bring(store, store.read(self.name))
+        except StoreUnavailable:
+            if not self._shared.alone or self._seen is not None:
+                self._go_alone()
+        else:
+            self._adopt(record, rejoins=True)
+
+    def _bring(self, store: BreakerStore, record: CircuitRecord) -> CircuitRecord:
+        """Tell a store that was away what has happened meanwhile, and then what was found out."""
+        circuit = self._shared
+        if not circuit.alone:
+            return record
+        record = self._untold.tell(store, self.name, record, self._asking, self._monotonic())
+        for _ in range(_TRIES):
+            with self._lock:
+                trip = circuit.own_trip(self._monotonic())
+            if trip is None or record.state is not _CLOSED:
+                break
+            record = store.trip(self.name, record.version, trip)
+        return record
+
+    def _tell_store(self, intent: Callable[[BreakerStore], CircuitRecord]) -> CircuitRecord | None:
+        """Have the store do something, once it knows what it has missed. None where that cannot be."""
+        store = self.store
+        if self._cell is None or store is None:
+            return None
+        self.catch_up()
+        if self._shared.alone:
+            return None
+        try:
+            record = intent(store)
+        except StoreUnavailable:
+            self._go_alone()
+            return None
+        self._adopt(record)
+        return record
+
+    def _adopt(self, record: CircuitRecord, *, rejoins: bool = False) -> None:
+        """Be as a record says; who has gone alone meanwhile only after the store has been told all."""
+        told: Told = []
+        with self._lock:
+            circuit = self._shared
+            if circuit.alone and not rejoins:
+                return
+            try:
+                if circuit.follow(record, told):
+                    for follower in self._followers:
+                        follower(record)
+                self._seen = circuit.common.version
+                self._shut = None  # it knows how long the spell lasts
+            finally:
+                self._lay_out_locked()
+        self._tell(told)
+
+    def _go_alone(self) -> None:
+        """The store is away; whoever calls next asks again."""
+        now, told = self._monotonic(), list[Any]()
+        with self._lock:
+            if self._shared.alone and self._seen is None:
+                return
+            try:
+                self._shared.go_alone(now, told)
+                self._seen = None
+                self._shut = None
+            finally:
+                self._lay_out_locked()
+        self._tell(told)
+
+    # -- asking and telling ---------------------------------------------------------------------------
+
+    def _asking(self, now: float | None = None) -> Asking:
+        return Asking(self._shared.me, self._monotonic() if now is None else now, self.config, _random())
+
+    def _ask(self) -> Permit | Refusal:
+        cell = self._cell
+        if cell is None:
+            return super()._ask()
+        if cell.words[0] != self._seen:
+            self._catch_up()
+        spell = self._open_to_all
         if spell is not None:
             permit = self._spare
             self._spare, self._other = self._other, permit
@@ -190,32 +263,49 @@ class CircuitBreaker(Guard):
                 permit = self._other = Permit()
             permit.spell = spell
             return permit
-        asked = self._ask()
-        if asked.__class__ is tuple:  # no call: no signal may come between a probe and its caller
-            raise self.error_for(asked)
-        return asked  # type: ignore[return-value]
-
-    def _ask(self) -> Permit | Refusal:
-        """What :meth:`acquire` comes to when not everybody may pass."""
-        now = self._monotonic()
-        shut = self._shut
+        if self._shared.alone:
+            return super()._ask()
+        now, shut = self._monotonic(), self._shut
+        if shut is None:
+            with self._lock:
+                if self._circuit.blocked(now):
+                    shut = Shut(self._circuit.spell, self._circuit.state)
         if shut is not None and now < shut.until:
             return self._refuse(shut, now)
-        told: Told = []
+        return self._lease(now)
+
+    def _lease(self, now: float) -> Permit | Refusal:
+        """Ask the store for a probe."""
+        store = self.store
+        assert store is not None
         permit: Permit | None = None
+        lease: Lease | None = None
         try:
+            record, lease = store.lease_probe(self.name, self._asking(now))
+            self._adopt(record)
             with self._lock:
-                try:
-                    permit = self._circuit.acquire(now, told)
-                finally:
-                    self._lay_out_locked()
+                if lease is not None:
+                    permit = self._shared.permit_for(lease, record)
+                passing = self._open_to_all
                 shut = self._shut or Shut(self._circuit.spell, self._circuit.state)
-            self._tell(told)
+        except StoreUnavailable:
+            self._go_alone()
+            return super()._ask()
         except BaseException:  # interrupted, or killed in a listener: the caller never sees the permit
-            if permit is not None:
-                self.release(permit)
+            if lease is not None:
+                self._settle(lease.token, Report(Outcome.IGNORED), now)
             raise
-        return self._refuse(shut, now) if permit is None else permit
+        if permit is not None:
+            return permit
+        if lease is not None:  # another thread has found the store away, or the spell over
+            self._settle(lease.token, Report(Outcome.IGNORED), now)
+        if self._shared.alone:
+            return super()._ask()
+        if passing is not None:  # closed by another member just now
+            permit = Permit()
+            permit.spell = passing
+            return permit
+        return self._refuse(shut, now)
 
     def refused(self) -> Refusal | None:
         """Whether :meth:`acquire` would refuse now, which is then counted and told; no permit is taken.
@@ -225,122 +315,85 @@ class CircuitBreaker(Guard):
         Returns:
             None, or what :meth:`error_for` makes an error of.
         """
-        if self._passing is not None:
-            return None
-        monotonic, shut = self._monotonic, self._shut
-        now = monotonic()
-        if shut is None:
-            with self._lock:
-                if not self._circuit.blocked(now):
-                    return None
-                shut = Shut(self._circuit.spell, self._circuit.state)
-        elif now >= shut.until:
-            return None
-        return self._refuse(shut, now)
-
-    def _refuse(self, shut: Shut, now: float) -> Refusal:
-        """Count and tell one refused call."""
-        self._rejected += 1
-        refusal = shut.refusal or (shut.state, shut.until - now)
-        if not count_hushed(shut.hush, now):
-            generation = shut.spell.generation
-            shut.hush = notify_rejection(self.listeners, self._who, generation, now, *refusal)
-        return refusal
-
-    def error_for(self, refusal: Refusal) -> CircuitOpenError:
-        """The error that tells a caller of a refusal."""
-        return error_for(self.label, refusal)
-
-    def check(self) -> None:
-        """Raise the :class:`CircuitOpenError` that :meth:`acquire` would raise now, but take no permit.
-
-        An open circuit whose time is over passes: only ``acquire`` moves it on.
-        """
-        refusal = self.refused()
-        if refusal is not None:
-            raise self.error_for(refusal)
-
-    def record(
-        self,
-        permit: Permit,
-        outcome: Outcome,
-        duration: float = 0.0,
-        error: BaseException | str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        """Give a permit back and tell how the call went.
-
-        A result of an earlier generation, of an expired probe, of a permit already given back or of another
-        breaker's permit changes nothing.
-
-        Args:
-            permit: From :meth:`acquire`.
-            outcome: What the call came to.
-            duration: Seconds of the longest attempt, body included, waiting between attempts left out. It
-                matters where ``slow_call_seconds`` is given.
-            error: What went wrong, for the status; an exception or a sentence. To be given by name, as
-                ``retry_after``.
-            retry_after: Seconds the service asked to be left alone, when it did.
-
-        Raises:
-            TypeError: ``permit`` is no :class:`Permit`, ``outcome`` no :class:`Outcome`, ``duration`` or
-                ``retry_after`` no number.
-        """
-        if outcome is _SUCCESS and retry_after is None:
-            calm = self._calm
-            try:
-                if permit.spell is calm:  # down to the count at one stroke
-                    permit.spell = calm.over
-                    self._succeeded = count = self._succeeded + 1
-                    if count >= self._look_at:
-                        self._note_time(count)
-                    return
-            except AttributeError:
-                pass  # no permit: what is wrong is said in a moment
-        self._record(permit, Report(outcome, duration, error, retry_after))
+        if self._cell is not None:
+            self.catch_up()
+            if self._open_to_all is not None:
+                return None
+        return super().refused()
 
     def _record(self, permit: Permit, report: Report) -> None:
-        """What :meth:`record` comes to when the result may change something."""
-        if not isinstance(permit, Permit):
-            raise TypeError(f"permit={permit!r}: must be a Permit")
-        if type(report.outcome) is not Outcome:
-            raise TypeError(f"outcome={report.outcome!r}: must be an Outcome")
-        if type(report.duration) is not float:
-            require_number("duration", report.duration)
-        if report.retry_after is not None:
-            require_number("retry_after", report.retry_after)
+        if self._cell is None:
+            super()._record(permit, report)
+            return
+        check_result(permit, report)
+        self.catch_up()
+        if isinstance(permit, Leased):
+            self._report(permit, report)
+            return
+        super()._record(permit, report)
+        if self._shared.wish is not None:
+            self._trip()
+
+    def _report(self, permit: Leased, report: Report) -> None:
+        """A probe's result is for the store to judge; nothing is counted twice, whoever is interrupted."""
+        now = self._monotonic()
+        with self._lock:
+            counts = self._shared.take_back(permit, report, now)
+        if counts and not self._settle(permit.token, report, now):
+            self._judge_alone(permit, report)
+
+    def _settle(self, token: int, report: Report, now: float) -> bool:
+        """Give a lease back. Returns whether there was a store to take it; else it is told when there is."""
+        store = self.store
+        if store is not None and not self._shared.alone:
+            try:
+                record = store.report(self.name, token, report, self._asking())
+            except StoreUnavailable:
+                self._go_alone()
+            else:
+                self._adopt(record)
+                return True
+        self._untold.keep_report(token, report, now)
+        return False
+
+    def _judge_alone(self, permit: Leased, report: Report) -> None:
+        """The store went away while a probe was under way: what it found counts here."""
         told: Told = []
-        try:
-            now = self._monotonic()
-            with self._lock:
-                try:
-                    self._circuit.record(permit, report, now, told)
-                finally:
-                    self._lay_out_locked()
-        except BaseException:  # interrupted, or killed while it waited for the lock
-            with self._lock:
-                self._circuit.give_back(permit)
-            raise
+        now = self._monotonic()
+        with self._lock:
+            try:
+                self._shared.judge_alone(permit, report, now, told)
+            finally:
+                self._lay_out_locked()
         self._tell(told)
 
-    def _note_time(self, count: int) -> None:
-        """Note that a success was just now.
+    def _trip(self) -> None:
+        """Tell the store that this member has found the service sick."""
+        store = self.store
+        assert store is not None
+        for _ in range(_TRIES):
+            with self._lock:
+                wish, known = self._shared.wish, self._shared.common
+            if wish is None:
+                return
+            try:
+                record = store.trip(self.name, known.version, wish)
+            except StoreUnavailable:
+                self._go_alone()
+                return
+            self._adopt(record)
 
-        A look at the clock costs as much as all the rest of a call through a closed circuit. Where successes
-        follow each other within microseconds only one of several is timed, until somebody asks.
+    def pause(self, until: float, seconds: float) -> None:
+        """Tell the other members that the service has asked all callers to stay away until then.
+
+        Args:
+            until: On the monotonic clock.
+            seconds: How long it has asked for.
         """
-        now, before = self._monotonic(), self._last_success
-        rushing = before is not None and 0.0 < now - before < _RUSH * (count - self._counted_then)
-        self._last_success, self._counted_then = now, count
-        self._look_at = count + (_STRIDE if rushing else 1)
-
-    def release(self, permit: Permit) -> None:
-        """Give a permit back without a result: the same as recording ``Outcome.IGNORED``."""
-        self.record(permit, Outcome.IGNORED)
-
-    def _tell(self, told: Told) -> None:
-        for event in told:
-            notify(self.listeners, event)
+        if self._tell_store(lambda store: store.pause(self.name, until, seconds)) is not None:
+            self._untold.drop_pause()
+        elif self._cell is not None:
+            self._untold.keep_pause(until, seconds)
 
     # -- probing in the background --------------------------------------------------------------------
 
@@ -355,13 +408,10 @@ class CircuitBreaker(Guard):
         Returns:
             Whether the circuit is still open in that spell.
         """
-        now = self._monotonic()
-        with self._lock:
-            try:
-                self._shut = None  # it knows how long the spell lasts
-                return self._circuit.hold(generation, now + seconds)
-            finally:
-                self._lay_out_locked()
+        until = self._monotonic() + seconds
+        if self._tell_store(lambda store: store.hold(self.name, generation, until)) is not None:
+            return self._circuit.state is CircuitState.OPEN and self.generation == generation
+        return super().hold_open(generation, seconds)
 
     def recover(self, generation: int) -> bool:
         """Close an open circuit whose service has been found well, whatever is left of its open time.
@@ -372,59 +422,64 @@ class CircuitBreaker(Guard):
         Returns:
             Whether it was closed.
         """
-        now = self._monotonic()
-        told: Told = []
-        with self._lock:
-            try:
-                recovered = self._circuit.recover(generation, now, told)
-            finally:
-                self._lay_out_locked()
-        self._tell(told)
-        return recovered
+        known = 0
 
-    # -- by hand ------------------------------------------------------------------------------------
+        def intent(store: BreakerStore) -> CircuitRecord:
+            nonlocal known
+            known = self._shared.common.version
+            return store.recover(self.name, generation, self._asking())
 
-    def force_open(self, reason: str) -> None:
-        """Refuse every call until :meth:`reset`."""
-        self._override(CircuitState.FORCED_OPEN, f"forced: {_checked_reason(reason)}")
-
-    def disable(self, reason: str) -> None:
-        """Let every call pass until :meth:`reset`; results are still counted."""
-        self._override(CircuitState.DISABLED, _checked_reason(reason))
-
-    def reset(self) -> None:
-        """Close the circuit and forget its failures, whatever its state. Calls under way count no more."""
-        self._override(CircuitState.CLOSED, _RESET)
+        record = self._tell_store(intent)
+        if record is not None:
+            return record.by == self._shared.me and record.version != known and record.state is _CLOSED
+        return super().recover(generation)
 
     def _override(self, state: CircuitState, reason: str) -> None:
-        now = self._monotonic()
+        if self._cell is None:
+            super()._override(state, reason)
+            return
+        while (
+            self._tell_store(lambda store: store.override(self.name, state, reason, self._asking())) is None
+        ):
+            if self._override_alone(state, reason):
+                return
+        self._untold.drop_word()
+
+    def _override_alone(self, state: CircuitState, reason: str) -> bool:
+        """Decide here, and tell the others later. Returns False if the store is back by now."""
         told: Told = []
         with self._lock:
+            circuit, now = self._shared, self._monotonic()
+            if not circuit.alone:
+                return False
+            self._untold.keep_word(state, reason, now, circuit.common.generation)
             try:
-                self._circuit.override(state, reason, now, told)
+                circuit.override(state, reason, now, told)
             finally:
                 self._lay_out_locked()
         self._tell(told)
+        return True
 
-    # -- reading ------------------------------------------------------------------------------------
+    # -- reading --------------------------------------------------------------------------------------
 
     @property
     def state(self) -> CircuitState:
         """The state. Reading never changes it: an open circuit reads open until a permit is asked for."""
+        cell = self._cell
+        if cell is not None and cell.words[0] != self._seen:
+            self._catch_up()
         return self._circuit.state
 
     @property
     def generation(self) -> int:
         """The number of the present spell in one state."""
+        self.catch_up()
         return self._circuit.spell.generation
 
     def retry_after(self) -> float | None:
         """Seconds after which a call may get through; None when that is now, or depends on an operator."""
-        now = self._monotonic()
-        with self._lock:
-            circuit = self._circuit
-            waits = circuit.blocked(now) and circuit.state is not CircuitState.FORCED_OPEN
-            return circuit.cooldown(now) if waits else None
+        self.catch_up()
+        return super().retry_after()
 
     def get_stats(self) -> dict[str, Any]:
         """A JSON-ready picture of the breaker; times are ISO 8601 in UTC or None, durations seconds.
@@ -434,29 +489,11 @@ class CircuitBreaker(Guard):
         None while it is empty or when there is none, and the latter without ``slow_call_seconds``.
 
         ``last_success`` is exact unless successes follow each other within microseconds: then it may be some
-        of them behind.
+        of them behind. With a store the states, ``opened_count``, ``mttr_seconds`` and ``half_open_in_use``
+        are those of all members, the other counts those of this one.
         """
-        now, today = self._monotonic(), self.clock.now()
-        with self._lock:
-            self._look_at = 0
-            unlocked = Unlocked(self._succeeded, self._rejected, self._last_success)
-            return self._circuit.stats(now, today, unlocked)
+        self.catch_up()
+        return super().get_stats()
 
-    def __repr__(self) -> str:
-        return f"<CircuitBreaker {self.name!r} {self.state.value}>"
-
-
-def _config(config: BreakerConfig | None, fields: dict[str, Any]) -> BreakerConfig:
-    if config is None:
-        return BreakerConfig(**fields)
-    if not isinstance(config, BreakerConfig):
-        raise TypeError(f"config={config!r}: must be a BreakerConfig")
-    if fields:
-        raise ValueError(f"config is given, so {', '.join(sorted(fields))} cannot be given beside it")
-    return config
-
-
-def _checked_reason(reason: str) -> str:
-    if not isinstance(reason, str) or not reason.strip():
-        raise ValueError(f"reason={reason!r}: must say why, for those who find the circuit so")
-    return " ".join(reason.split())
+    def _agreed(self, now: float, today: datetime) -> tuple[float, datetime] | None:
+        return None if self._cell is None or self.store is None else self.store.calendar(now, today)

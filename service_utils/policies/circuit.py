@@ -16,7 +16,8 @@ from service_utils.events import CircuitChanged, CircuitState
 from service_utils.policies.breaker_config import BreakerConfig
 from service_utils.policies.permit import Permit, Probe, Report, Spell
 from service_utils.policies.rates import Rates, window_for
-from service_utils.policies.tally import Tally, Unlocked
+from service_utils.policies.reasons import PROBE_FAILED, PROBED, RECOVERED, TRYING
+from service_utils.policies.tally import Moment, Tally, Unlocked
 from service_utils.policies.window import CountWindow
 
 __all__ = ["Circuit", "Told"]
@@ -27,11 +28,6 @@ Told: TypeAlias = list[CircuitChanged]
 _CLOSED, _OPEN, _HALF_OPEN = CircuitState.CLOSED, CircuitState.OPEN, CircuitState.HALF_OPEN
 _DISABLED, _FORCED_OPEN = CircuitState.DISABLED, CircuitState.FORCED_OPEN
 _SUCCESS, _FAILURE, _IGNORED = Outcome.SUCCESS, Outcome.FAILURE, Outcome.IGNORED
-
-_RECOVERED = "service recovered"
-_PROBE_FAILED = "recovery probe failed"
-_TRYING = "recovery timeout over"
-_PROBED = "health probe answered"
 
 
 class Circuit:
@@ -87,7 +83,7 @@ class Circuit:
         self.expire(now, told)
         self._judge_trial(now, None, told)  # a signal may have kept the last result from being judged
         if self.state is _OPEN and now >= self.open_until:
-            self._enter(_HALF_OPEN, _TRYING, now, told)
+            self._enter(_HALF_OPEN, TRYING, now, told)
         if self.blocked(now):
             return None
         if self.state is not _HALF_OPEN:
@@ -171,19 +167,24 @@ class Circuit:
             self._count(permit, report, now, told)
 
     def _count(self, permit: Permit, report: Report, now: float, told: Told) -> None:
+        self._note(report, now)
+        if report.outcome is _IGNORED:
+            return
+        if permit.half_open:
+            self._judge_probe(report, now, told)
+        else:
+            self._judge_call(report, now, told)
+
+    def _note(self, report: Report, now: float) -> None:
+        """Count a result for people, and the failures in a row."""
         if report.outcome is _IGNORED:
             self._tally.ignored()
-            return
-        if report.outcome is _SUCCESS:
+        elif report.outcome is _SUCCESS:
             self._tally.succeeded(now)
             self._failures = 0
         else:
             self._tally.failed(now, report.error)
             self._failures += 1
-        if permit.half_open:
-            self._judge_probe(report, now, told)
-        else:
-            self._judge_call(report, now, told)
 
     def _judge_call(self, report: Report, now: float, told: Told) -> None:
         """Open a closed circuit if this result was one too many. A disabled one only counts."""
@@ -207,11 +208,11 @@ class Circuit:
             self._trial.record(now, failed, self._rates.is_slow(report.duration))
             self._judge_trial(now, report.retry_after if failed else None, told)
         elif failed:
-            self._probe_failed(_PROBE_FAILED, now, report.retry_after, told)
+            self._probe_failed(PROBE_FAILED, now, report.retry_after, told)
         else:
             self._successes += 1
             if self._successes >= self._config.success_threshold:
-                self._close(_RECOVERED, now, told)
+                self._close(RECOVERED, now, told)
 
     def _judge_trial(self, now: float, retry_after: float | None, told: Told) -> None:
         """Close or open a half-open circuit once all results of its quota are there."""
@@ -219,9 +220,9 @@ class Circuit:
             return
         reason = self._rates.reached(*self._trial.counts(now))
         if reason is None:
-            self._close(_RECOVERED, now, told)
+            self._close(RECOVERED, now, told)
         else:
-            self._probe_failed(f"{_PROBE_FAILED}: {reason}", now, retry_after, told)
+            self._probe_failed(f"{PROBE_FAILED}: {reason}", now, retry_after, told)
 
     def _probe_failed(self, reason: str, now: float, retry_after: float | None, told: Told) -> None:
         self._failed_probes += 1
@@ -246,8 +247,8 @@ class Circuit:
         """Close a circuit that is open in this spell, for its service is known to be well again."""
         if not self._is_open(generation):
             return False
-        self._enter(_HALF_OPEN, _PROBED, now, told)
-        self._close(_RECOVERED, now, told)
+        self._enter(_HALF_OPEN, PROBED, now, told)
+        self._close(RECOVERED, now, told)
         return True
 
     def _is_open(self, generation: int) -> bool:
@@ -298,17 +299,22 @@ class Circuit:
 
     # -- reading ------------------------------------------------------------------------------------
 
+    def failures(self, now: float) -> int:
+        """How many failures speak for opening it: in a row, or in the window."""
+        return self._failures if self._window is None else self._window.counts(now)[1]
+
     def cooldown(self, now: float) -> float:
         """Seconds until an open circuit lets a probe through; 0.0 in any other state."""
         return max(self.open_until - now, 0.0) if self.state is _OPEN else 0.0
 
-    def stats(self, now: float, today: datetime, unlocked: Unlocked) -> dict[str, Any]:
+    def stats(self, now: float, today: datetime, unlocked: Unlocked, agreed: Moment = None) -> dict[str, Any]:
         """A JSON-ready picture.
 
         Args:
             now: Seconds on the monotonic clock.
             today: The time of day at that moment.
             unlocked: What is to be added to the counts.
+            agreed: A moment on both clocks to tell the time of day by; None for that one.
         """
         calls, failures, slow = (0, 0, 0) if self._window is None else self._window.counts(now)
         return {
@@ -323,5 +329,5 @@ class Circuit:
             "recovery_timeout": self._config.recovery_timeout,
             "cooldown_remaining": self.cooldown(now),
             "reason": self._reason,
-            **self._tally.shown(now, today, unlocked),
+            **self._tally.shown(now, today, unlocked, agreed),
         }

@@ -11,7 +11,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from service_utils.clock import Clock
 from service_utils.errors import RateLimitedError, ServiceUnavailable
@@ -34,6 +34,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _uniform: Callable[[], float] = random.random  # a name of its own, for tests that want to know what is drawn
+
+
+class Pausing(Protocol):
+    """What several processes know of a pause."""
+
+    @property
+    def pause_until(self) -> float:
+        """When it ends, on the monotonic clock; 0.0 for none."""
+        ...
+
+    @property
+    def pause_seconds(self) -> float:
+        """How long the service has asked for."""
+        ...
 
 
 class RetryAfterGate:
@@ -59,7 +73,8 @@ class RetryAfterGate:
     """
 
     __slots__ = (
-        *("__weakref__", "_asked", "_clock", "_listeners", "_lock", "_rejected", "_until"),
+        *("__weakref__", "_adopted", "_asked", "_clock", "_listeners", "_lock", "_rejected"),
+        *("_tell_others", "_until"),
         *("closed", "jitter", "label", "max_seconds", "name"),
     )
 
@@ -85,7 +100,30 @@ class RetryAfterGate:
         self._until = -math.inf  # a monotonic clock may begin anywhere, also below 0
         self._asked = 0.0
         self._rejected = 0
+        self._tell_others: Callable[[float, float], object] | None = None
+        self._adopted = 0.0
         guard(self)
+
+    def share(self, tell_others: Callable[[float, float], object]) -> None:
+        """Have other processes told of pauses.
+
+        Args:
+            tell_others: Given the moment at which the gate opens, on the monotonic clock, and the seconds
+                asked for.
+        """
+        self._tell_others = tell_others
+
+    def adopt(self, record: Pausing) -> None:
+        """Be as closed as another process has found it to be, or open if it was opened by hand there."""
+        until = record.pause_until
+        with self._lock:
+            if until == self._adopted:
+                return
+            self._adopted = until
+            if until > self._until or not until:
+                self._until = until or -math.inf
+                self._asked = record.pause_seconds
+                self.closed = bool(until)
 
     def _renew_in_child(self) -> None:
         self._rejected = 0
@@ -107,6 +145,8 @@ class RetryAfterGate:
                 return
             was_open = not self.closed or now >= self._until
             self._until, self._asked, self.closed = now + pause, pause, True
+        if self._tell_others is not None:
+            self._tell_others(now + pause, pause)
         if was_open:
             notify(self._listeners, CallsPaused(service=self.label, name=self.name, at=now, seconds=pause))
 

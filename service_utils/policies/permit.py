@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from service_utils.calls import Outcome
 
-__all__ = ["OWN_REFERENCES", "Permit", "Probe", "Report", "Spell", "references_to"]
+__all__ = ["OWN_REFERENCES", "Leased", "Permit", "Probe", "Report", "Spell", "references_to"]
 
 # A permit to which nobody else refers any more is as good as a new one: nobody can tell the difference.
 # CPython tells by the number of references. A breaker's attribute, a local variable and the question itself
@@ -89,6 +89,20 @@ class Probe(Permit):
     def expires_at(self) -> float:
         """When it counts as failed if it has not reported."""
         return self._expires_at
+
+
+class Leased(Probe):
+    """The permit of a half-open circuit that several members share.
+
+    Attributes:
+        token: The number of its lease.
+    """
+
+    __slots__ = ("token",)
+
+    def __init__(self, spell: Spell, expires_at: float, token: int) -> None:
+        super().__init__(spell, expires_at)
+        self.token = token
 
 
 class Report(NamedTuple):

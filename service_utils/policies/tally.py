@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["Tally", "Unlocked"]
+__all__ = ["SET_ANEW", "Moment", "Tally", "Unlocked"]
 
-_SET_ANEW = 0.1  # seconds by which the time of day must have left the monotonic clock to count as set anew
+Moment: TypeAlias = tuple[float, datetime] | None
+"""One moment on the monotonic clock and on the wall."""
+
+SET_ANEW = 0.1  # seconds by which the time of day must have left the monotonic clock to count as set anew
 
 
 @dataclass(slots=True)
@@ -103,15 +106,19 @@ class Tally:
 
     # -- showing ------------------------------------------------------------------------------------
 
-    def shown(self, now: float, today: datetime, unlocked: Unlocked) -> dict[str, Any]:
+    def shown(self, now: float, today: datetime, unlocked: Unlocked, agreed: Moment = None) -> dict[str, Any]:
         """The part of the statistics that is known here.
 
         Args:
             now: Seconds on the monotonic clock.
             today: The time of day at that moment.
             unlocked: What is to be added.
+            agreed: A moment on both clocks by which others tell the time of day, too.
         """
-        self._set_calendar(now, today)
+        if agreed is None:
+            self._set_calendar(now, today)
+        else:
+            self._calendar = agreed
         return {
             "total": {
                 "succeeded": self._succeeded + unlocked.succeeded,
@@ -120,9 +127,9 @@ class Tally:
                 "rejected": unlocked.rejected,
             },
             "opened_count": self._opened,
-            "last_failure": self._iso(self._last_failure),
-            "last_success": self._iso(_later(self._last_success, unlocked.last_success)),
-            "last_state_change": self._iso(self._last_change),
+            "last_failure": self.iso(self._last_failure),
+            "last_success": self.iso(_later(self._last_success, unlocked.last_success)),
+            "last_state_change": self.iso(self._last_change),
             "last_error": self._last_error,
             "mttr_seconds": self._outage_seconds / self._outages if self._outages else None,
         }
@@ -134,11 +141,12 @@ class Tally:
         """
         if self._calendar is not None:
             then, day = self._calendar
-            if abs((today - day).total_seconds() - (now - then)) < _SET_ANEW:
+            if abs((today - day).total_seconds() - (now - then)) < SET_ANEW:
                 return
         self._calendar = now, today
 
-    def _iso(self, moment: float | None) -> str | None:
+    def iso(self, moment: float | None) -> str | None:
+        """The time of day of a moment, as last shown; None for none."""
         if moment is None or self._calendar is None:
             return None
         then, day = self._calendar

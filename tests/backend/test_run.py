@@ -190,6 +190,33 @@ def test_nothing_is_left_behind_by_a_run_that_is_killed(start: Start) -> None:
     eventually(lambda: not any(map(alive, pids.values())), END_WITHIN)
 
 
+def test_workers_of_a_production_run_are_one(start: Start, environ: dict[str, str]) -> None:
+    """Under gunicorn four workers answer, with one status; kill -9 of the run ends them all, too."""
+    run = start("--production", **elsewhere("chroma", "filesystem", "git"))
+    run.wait_for("Ctrl-C stops everything.")
+    pids = run.pids
+
+    def workers() -> list[int]:
+        status = requests.get(url(environ, "/v1/api/status/services"), timeout=30).json()
+        return [each["pid"] for each in status["billing"]["workers"]]
+
+    eventually(lambda: len(workers()) == 4, START_WITHIN)
+    everybody = [*pids.values(), *workers()]
+    assert Path(environ["VAR_DIR"], "circuits").exists()
+
+    run.process.kill()
+
+    eventually(lambda: not any(map(alive, everybody)), END_WITHIN)
+
+
+def test_wrong_number_of_workers_is_told_without_a_stack_trace(start: Start) -> None:
+    """The variable is named, and nothing is left running."""
+    run = start("--production", WEB_CONCURRENCY="many", **elsewhere("chroma", "filesystem", "git", "billing"))
+    assert run.wait() == 1
+    assert "WEB_CONCURRENCY='many': must be a number of workers" in run.output
+    assert "Traceback" not in run.output
+
+
 def test_run_ends_when_its_last_part_has_died(start: Start) -> None:
     """With nothing left to run, the run says so and fails."""
     run = start(**elsewhere("chroma", "filesystem", "git", "billing"))

@@ -70,7 +70,7 @@ BAD: list[tuple[str, Any, type[Exception]]] = [
     ("idempotency_keys", "yes", TypeError),
     ("raise_for_status", 1, TypeError),
     ("trust_env", "no", TypeError),
-    ("store", object(), ValueError),
+    ("store", object(), TypeError),
     ("bulkhead", 0, ValueError),
     ("rate_limit", 0, ValueError),
     ("probe", True, ValueError),

@@ -16,9 +16,12 @@ from service_utils.clock import SYSTEM
 from service_utils.events import CircuitChanged
 from service_utils.http.context import bind_context, unbind_context
 from service_utils.policies.deadline import Deadline
+from service_utils.policies.record import Asking
+from service_utils.policies.store import MemoryBreakerStore
 from service_utils.testing import Answer, FakeClock, FaultServer, RecordedRequest, blackhole
 from tests.client.conftest import MakeClient
 from tests.forked import in_child
+from tests.policies.sharing import Line
 
 HEALTHY = "/health"
 
@@ -305,3 +308,27 @@ def test_probe_without_credentials(make_client: MakeClient, fault_server: FaultS
     with pytest.raises(TokenError, match="vault is sealed"):
         client.probe()
     assert fault_server.requests == []
+
+
+def test_probing_goes_on_when_a_store_is_back(
+    make_client: MakeClient, fault_server: FaultServer, service: Service, fake_clock: FakeClock
+) -> None:
+    """The open spell has another number then; the circuit is closed by a probe all the same."""
+    line = Line(MemoryBreakerStore())
+    client = make_client(
+        fault_server.url, max_retries=1, failure_threshold=1, health_path=HEALTHY, probe=True, store=line
+    )
+    line.cut()
+    fail(client)
+    pass_time(fake_clock, lambda: service.asked(HEALTHY) > 1)
+    generation = client.breaker.generation
+    line._store.override(
+        client.breaker.name, CircuitState.CLOSED, "reset by hand", Asking(1, 0.0, client.breaker.config)
+    )
+    line.mend()
+    assert client.breaker.state is CircuitState.OPEN
+    assert client.breaker.generation != generation
+    asked = service.asked(HEALTHY)
+    pass_time(fake_clock, lambda: service.asked(HEALTHY) > asked)
+    service.health = Answer(200)
+    pass_time(fake_clock, lambda: client.breaker.state is CircuitState.CLOSED)

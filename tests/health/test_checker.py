@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -161,6 +162,9 @@ def test_a_hanging_check_for_many_threads(checker: HealthChecker, hanging: Hangi
     checker.register("it", hanging, timeout=SHORT)
     found = together(16, lambda _: checker.check("it").detail)
     assert set(found) == {"no result within 0.02 s"}
+    ends = time.monotonic() + PATIENCE
+    while not hanging.begun and time.monotonic() < ends:  # its thread may not have had a turn yet
+        time.sleep(0.001)
     assert (hanging.begun, len(told)) == (1, 1)
 
 

@@ -43,7 +43,7 @@ def test_unclear_environment(fake_clock: FakeClock, monkeypatch: pytest.MonkeyPa
     [
         ({"name": ""}, ValueError, "name=''"),
         ({"name": 5}, ValueError, "name=5"),
-        ({"name": "b", "store": object()}, ValueError, "store="),
+        ({"name": "b", "store": object()}, TypeError, "store="),
         ({"name": "b", "config": {}}, TypeError, "config="),
         ({"name": "b", "config": BreakerConfig(), "failure_threshold": 2}, ValueError, "failure_threshold"),
         ({"name": "b", "failure_threshold": 0}, ValueError, "failure_threshold=0"),

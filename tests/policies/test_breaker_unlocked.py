@@ -11,9 +11,10 @@ import pytest
 
 from service_utils.calls import Outcome
 from service_utils.errors import CircuitOpenError
-from service_utils.policies import breaker as breaker_module
+from service_utils.policies import local_breaker as breaker_module
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.policies.circuit import Circuit
+from service_utils.policies.local_breaker import LocalBreaker
 from service_utils.policies.permit import OWN_REFERENCES
 from service_utils.testing import FakeClock
 from tests.one_stroke import interrupted
@@ -399,7 +400,7 @@ def test_refused_says_why(fake_clock: FakeClock) -> None:
     ("function", "first", "last"),
     [
         (CircuitBreaker.record, "_calm", "_succeeded"),
-        (CircuitBreaker._lay_out_locked, "_passing", "_shut"),
+        (LocalBreaker._lay_out_locked, "_passing", "_shut"),
         (CircuitBreaker._refuse, "_rejected", "_rejected"),
         (Circuit.give_back, "spell", "over"),
     ],

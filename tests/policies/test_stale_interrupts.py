@@ -190,21 +190,31 @@ def handling(handler: Callable[[], object]) -> Iterator[None]:
 def test_forking_while_waiting(cache: StaleCache, outdated: bool) -> None:
     """A child that is forked while its thread waits for another's call makes that call itself."""
     parent, started, children = os.getpid(), threading.Event(), list[int]()
+    forking = threading.Event()
     reading, writing = os.pipe()
 
     def fork() -> None:
+        """Forks once; while it does, which may take its time, the next signal comes, in both processes."""
+        if forking.is_set():
+            return
+        forking.set()
         with warnings.catch_warnings():
             # That other threads run is what this test is about.
             warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)
             children.append(os.fork())
+
+    def forked() -> list[int]:
+        """Whether it is done; a signal that comes just before the wait begins does not interrupt it."""
+        if not forking.is_set():
+            os.kill(parent, signal.SIGUSR1)
+        return children
 
     def slow() -> str:
         started.set()
         wait_until(lambda: waiting(cache))
         if outdated:  # nobody joins it any more, but those who wait for it wait still
             cache.clear()
-        os.kill(parent, signal.SIGUSR1)
-        wait_until(lambda: children)
+        wait_until(forked)
         return "the parent's"
 
     thread = threading.Thread(target=lambda: cache.call("k", slow), daemon=True)

@@ -17,7 +17,7 @@ from .raw_answers import raw_answers
 pytestmark = pytest.mark.no_cover  # the tracer would take half of the time
 
 SMALL = 90  # bytes; of a longer answer this many places are enough
-GENERATED = 5
+GENERATED = 3
 
 _CODED = b"HTTP/1.1 200 OK\r\nContent-Encoding: %s\r\nContent-Length: %d\r\n\r\n%s"
 _ZIPPED = CODERS["gzip"](b"hello")

@@ -265,7 +265,7 @@ class TestServiceErrors:
         assert_problem(response, status)
         assert ("Retry-After" in response.headers) == (status == 503)
         everything = response.text + str(response.headers)
-        for secret in ("hunter2", "s3cret", "internal", "6004", "http"):
+        for secret in ("hunter2", "s3cret", "internal", ":6004", "http"):
             assert secret not in everything.lower()
 
     @pytest.mark.parametrize(

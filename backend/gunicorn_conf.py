@@ -1,0 +1,87 @@
+"""How gunicorn runs the backend: ``gunicorn --config python:backend.gunicorn_conf backend.app:app``.
+
+Where there are several workers they share circuits, counts and background work through a file below
+``VAR_DIR``, unless ``SERVICE_UTILS_SHARED_STATE`` says something else. What stands on gunicorn's command line
+goes before what stands here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from backend.context import EXTENSION
+from backend.run.parts import HOST, find_part
+from backend.run.single import log_level
+from service_utils.sharing import VARIABLE
+
+__all__ = [
+    "bind",
+    "control_socket_disable",
+    "graceful_timeout",
+    "logconfig_dict",
+    "post_worker_init",
+    "preload_app",
+    "raw_env",
+    "threads",
+    "timeout",
+    "worker_class",
+    "worker_exit",
+    "workers",
+]
+
+_WORKERS = 4
+_CIRCUITS = "circuits"
+
+
+def _workers() -> int:
+    text = os.environ.get("WEB_CONCURRENCY") or str(_WORKERS)
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"WEB_CONCURRENCY={text!r}: must be a number of workers, 1 or more")
+    return int(text)
+
+
+workers = _workers()
+threads = 8
+worker_class = "gthread"
+preload_app = True
+bind = f"{HOST}:{find_part('backend', os.environ).port}"
+timeout = 30
+graceful_timeout = 30
+control_socket_disable = True
+logconfig_dict = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": log_level(), "handlers": ["stderr"]},
+    "loggers": {
+        "gunicorn.error": {"level": "INFO", "propagate": True},
+        "gunicorn.access": {"level": "WARNING"},
+    },
+}
+
+raw_env = [f"WEB_CONCURRENCY={workers}"]  # the backend divides its places among them
+if workers > 1 and sys.platform == "linux" and VARIABLE not in os.environ:
+    raw_env.append(f"{VARIABLE}=memory:{Path(os.environ.get('VAR_DIR') or 'var').absolute() / _CIRCUITS}")
+
+
+def post_worker_init(worker: Any) -> None:
+    """Begin what a worker does besides answering: letters of an earlier run do not wait for a request."""
+    parts = _parts(worker)
+    if parts is not None and parts.settings.background:
+        parts.background.start()
+
+
+def worker_exit(server: Any, worker: Any) -> None:
+    """End it; letters in hand are finished or given back."""
+    parts = _parts(worker)
+    if parts is not None:
+        parts.background.stop()
+
+
+def _parts(worker: Any) -> Any:
+    """The backend's own parts, where it is the backend that has been loaded."""
+    return getattr(getattr(worker, "wsgi", None), "extensions", {}).get(EXTENSION)
