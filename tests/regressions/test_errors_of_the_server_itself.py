@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from flask import Flask
 
 from backend.services.serving import open_server
+from tests.in_thread import in_thread
 
 LIMIT = 1000
 
@@ -18,13 +17,9 @@ LIMIT = 1000
 def port() -> Iterator[int]:
     app = Flask("limited")
     app.config["MAX_CONTENT_LENGTH"] = LIMIT
-    opened, port = open_server(app, threads=1)
-    server: Any = opened
-    running = threading.Thread(target=server.run, daemon=True)
-    running.start()
-    yield port
-    server.trigger.pull_trigger(server.close)  # closed by the thread that waits for it to be readable
-    running.join(10)
+    server, port = open_server(app, threads=1)
+    with in_thread(server):
+        yield port
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import waitress
 from flask import Flask, Response, request
-from waitress import wasyncore
 
 from service_utils import ServiceRegistry
 from service_utils.integrations.flask import Limits, Priority, ServiceUtils, protect
 from service_utils.integrations.flask.protection import Protection
 from tests.forked import in_child
+from tests.in_thread import in_thread
 from tests.side_by_side import PATIENCE, together
 
 THREADS = 10
@@ -32,23 +32,10 @@ def served(app: Flask) -> Iterator[int]:
     QUIET.setLevel(logging.CRITICAL)
     options = {"host": "127.0.0.1", "port": 0, "threads": THREADS, "clear_untrusted_proxy_headers": True}
     server = waitress.create_server(app, **options)
-    stop = threading.Event()
-
-    def run() -> None:
-        # Its sockets are closed by the thread that waits for them: no other one may.
-        while not stop.is_set():
-            wasyncore.loop(timeout=1, map=server._map, count=1)
-        wasyncore.close_all(server._map)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
-        yield server.effective_port
+        with in_thread(server):
+            yield server.effective_port
     finally:
-        server.task_dispatcher.shutdown()
-        stop.set()
-        server.pull_trigger()
-        thread.join(PATIENCE)
         QUIET.setLevel(logging.NOTSET)
 
 
