@@ -242,9 +242,9 @@ class Home:
             members = Members(segment)
             members.join(SYSTEM.now())
             self.segment, self.members = segment, members
+            # Also those who live nowhere, for want of a file: they may have nothing to ask for a long time.
             for tenant in self._tenants():
-                if tenant.place is not None:
-                    self._move_in(tenant, segment)
+                self._move_in(tenant, segment)
         except (Damaged, StoreUnavailable, OSError) as error:
             self.doubted = segment.header.nonce if isinstance(error, Damaged) else 0
             self._leave()

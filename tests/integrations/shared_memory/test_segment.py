@@ -367,6 +367,27 @@ def test_members_follow_who_comes(
     _share(newcomer, circuits[0])
 
 
+@pytest.mark.usefixtures("brisk")
+def test_who_lived_nowhere_for_a_while(
+    path: Path, circuits: tuple[CircuitBreaker, CircuitBreaker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back in a file it shares all its circuits again, also those that had nothing to ask meanwhile."""
+    quiet, other = circuits
+    home = quiet.store._home  # type: ignore[union-attr]
+    with monkeypatch.context() as patch:
+        patch.setattr(home._files, "find_or_make", _no_room)
+        home.doubt()
+        assert until(lambda: home.segment is None, SOON)
+    assert until(lambda: _in_one_file(path, *circuits), SOON)
+    other.force_open("meanwhile")
+    assert quiet.state is CircuitState.FORCED_OPEN
+    _share(*circuits)
+
+
+def _no_room(*_: object, **__: object) -> Segment:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_members_move_in_time(path: Path, circuits: tuple[CircuitBreaker, CircuitBreaker]) -> None:
     """Within a second or two, though nobody hastens them."""
     circuits[0].force_open("before")
