@@ -149,8 +149,10 @@ class Files:
             header, seen = self._anchor()
         except (Damaged, OSError):
             return False
+        if header != segment.header:
+            return False  # until it has been followed it is a changed one
         self._seen = seen
-        return header == segment.header
+        return True
 
     def find_or_make(self, keep: Segment | None = None, *, refused: int = 0) -> Segment:
         """Map the file that the anchor names, or a new one.

@@ -388,6 +388,24 @@ def _no_room(*_: object, **__: object) -> Segment:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_who_could_not_move_at_once(
+    path: Path, circuits: tuple[CircuitBreaker, CircuitBreaker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moves later, also where the file that others have left is as good as it was."""
+    slow, other = circuits
+    home, old = slow.store._home, mapped(path)  # type: ignore[union-attr]
+    copy = path.with_name("copy")
+    with monkeypatch.context() as patch:
+        patch.setattr(home._files, "find_or_make", _no_room)
+        os.link(old, copy)
+        other.store._home.doubt()  # type: ignore[union-attr]
+        assert until(lambda: not old.exists(), SOON)
+        os.link(copy, old)
+        home.look()
+    assert until(lambda: _in_one_file(path, *circuits), SOON)
+    _share(*circuits)
+
+
 def test_members_move_in_time(path: Path, circuits: tuple[CircuitBreaker, CircuitBreaker]) -> None:
     """Within a second or two, though nobody hastens them."""
     circuits[0].force_open("before")
