@@ -77,8 +77,9 @@ def test_service_that_does_not_read(
 
         deadlines = [error for error in errors if isinstance(error, DeadlineExceeded)]
         assert any(error.sent for error in deadlines)
-        for error in deadlines:  # on a busy machine a handshake may take all of the time
-            assert error.sent != isinstance(error.__cause__, requests.ConnectTimeout)
+        for error in deadlines:  # on a busy machine a handshake may take all of the time, or what precedes it
+            cause = error.__cause__
+            assert error.sent != (cause is None or isinstance(cause, requests.ConnectTimeout))
         all_get_their_answers(crowd)
 
 
