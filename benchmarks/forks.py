@@ -82,6 +82,16 @@ def call(ask: Ask, who: str, threads: int, calls: int) -> Counter[str]:
     return found
 
 
+def await_ended_threads() -> None:
+    """Wait until the system has seen the last of those that were joined.
+
+    They may still be in OpenSSL with a lock, which a child would inherit locked, whoever sends for it.
+    """
+    tasks, end = Path("/proc/self/task"), time.monotonic() + 10.0
+    while tasks.is_dir() and len(os.listdir(tasks)) > threading.active_count() and time.monotonic() < end:
+        time.sleep(0.001)
+
+
 def in_a_child(work: Callable[[], Counter[str]]) -> tuple[int, int]:
     """Fork. Returns the child's id and where its count can be read."""
     reading, writing = os.pipe()
@@ -117,6 +127,7 @@ def case(ask: Ask, calls: int) -> Counter[str]:
     before = call(ask, "before", THREADS_BEFORE, 3)
     if before[RIGHT] != before.total():
         raise RuntimeError(f"already before the fork: {dict(before)}")
+    await_ended_threads()
     children = [
         in_a_child(partial(call, ask, f"child-{number}", THREADS_AFTER, calls)) for number in range(CHILDREN)
     ]

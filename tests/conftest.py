@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import logging
 import os
 import pkgutil
 from collections.abc import Iterator
@@ -135,3 +136,15 @@ def environment_as_it_was(environment_without_settings: None) -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_they_were() -> Iterator[None]:
+    """No test leaves a handler that writes to what was standard error then, and is closed afterwards."""
+    loggers = logging.getLogger(), logging.getLogger("service_utils")
+    before = [each for logger in loggers for each in logger.handlers]
+    yield
+    for logger in loggers:
+        for each in tuple(logger.handlers):
+            if type(each) is logging.StreamHandler and each not in before:
+                logger.removeHandler(each)

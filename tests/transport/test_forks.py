@@ -57,7 +57,7 @@ def client(
 # -- many threads and many children --------------------------------------------------------------------------
 
 CROWD = """
-    import json, os, sys, threading, warnings
+    import json, os, sys, threading, time, warnings
     import requests
     from service_utils import ResilientServiceClient
 
@@ -65,7 +65,9 @@ CROWD = """
     session = requests.Session() if kind == "session" else None
     client = ResilientServiceClient(url, verify=authority, timeout=40, max_retries=1, session=session)
 
-    def crowd(who, threads, turns, wrong):
+    begun, forked = threading.Semaphore(0), threading.Event()
+
+    def crowd(who, threads, turns, wrong, until=None):
         def work(number):
             for turn in range(turns):
                 asked = f"{who}.{number}.{turn}"
@@ -78,6 +80,10 @@ CROWD = """
                     got = repr(error)
                 if got != asked:
                     wrong.append([asked, got])
+                if turn == 0:
+                    begun.release()
+            if until is not None:
+                until.wait()
         workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
         for worker in workers:
             worker.start()
@@ -87,10 +93,23 @@ CROWD = """
         for worker in workers:
             worker.join()
 
+    # A thread that begins or ends to use OpenSSL takes one of its locks, which a child would inherit locked:
+    # that befalls any program, and is not what is looked at here. So none does while we fork; also one that
+    # has been joined may still be cleaning up.
+    def gone():
+        end = time.monotonic() + 10
+        while len(os.listdir("/proc/self/task")) > threading.active_count() and time.monotonic() < end:
+            time.sleep(0.001)
+
     wrong = []
-    before = crowd("before", 100, 3, wrong)
     if when == "quiet":
-        join(before)
+        join(crowd("before", 100, 3, wrong))
+        gone()
+        before = []
+    else:
+        before = crowd("before", 100, 6, wrong, until=forked)
+        for _ in before:
+            begun.acquire()
     children = []
     for number in range(4):
         reading, writing = os.pipe()
@@ -105,6 +124,7 @@ CROWD = """
             sys.exit(0)
         os.close(writing)
         children.append(reading)
+    forked.set()
     join(before)
     join(crowd("after", 100, 3, wrong))
     for reading in children:

@@ -562,7 +562,7 @@ def test_each_has_its_own_circuit_meanwhile(
     disk.in_order()
     assert until(lambda: not store._home._complained and not other._home._complained, SOON)
     assert until(lambda: [each.state for each in breakers] == [CircuitState.OPEN] * 2, SOON)
-    assert lines()[2:] == [f"WARNING Shared state {path} is in use again"] * 2
+    assert until(lambda: lines()[2:] == [f"WARNING Shared state {path} is in use again"] * 2, SOON), lines()
     _share(*breakers)
 
 
