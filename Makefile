@@ -29,9 +29,10 @@ demo: $(VENV)/.for-run  ## play an outage from first failure to recovery, with l
 	$(BIN)/python -m backend.demo $(ARGS)
 
 # Each worker, and each of the hundreds of processes that tests start, would compile everything anew.
+# A worker that dies is not replaced: with whole files dealt out, xdist can then wait for ever.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(VENV)/.for-work  ## run all tests; prints branch coverage of service_utils
-	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(8, 1 + 2 * (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest -n $$($(BIN)/python -c 'import os; print(min(8, 1 + 2 * (os.cpu_count() or 1)))') --dist loadfile --no-loadscope-reorder --max-worker-restart=0 \
 		--cov=service_utils --cov-branch --cov-fail-under=$(COVERAGE_MINIMUM) $(ARGS)
 
 lint: $(VENV)/.for-work  ## check style, formatting, types and the direction of imports

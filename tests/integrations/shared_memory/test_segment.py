@@ -329,19 +329,23 @@ def test_members_move(
     circuits[0].force_open("before")
     assert circuits[1].state is CircuitState.FORCED_OPEN
     file = mapped(path)
+    spoil = {**SPOILT, **LONGER}[how]
     if how in CUT_OFF:
-        _put_a_copy_there(file)
-    {**SPOILT, **LONGER}[how](file)
+        _put_a_copy_there(file, spoil)
+    else:
+        spoil(file)
     assert until(lambda: file not in _mapped_files(path) and _in_one_file(path, *circuits), SOON)
     assert [circuit.state for circuit in circuits] == [CircuitState.FORCED_OPEN] * 2
     assert CircuitBreaker(NAME, store=make_store()).state is CircuitState.FORCED_OPEN
     _share(*circuits)
 
 
-def _put_a_copy_there(file: Path) -> None:
+def _put_a_copy_there(file: Path, spoil: Callable[[Path], object]) -> None:
+    """Spoilt before it has the name: a good one a member might have mapped until then."""
     copy = file.with_name("copy")
     copy.write_bytes(file.read_bytes())
     copy.chmod(0o600)
+    spoil(copy)
     copy.replace(file)
 
 
