@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from tests.forked import in_child
 from tests.side_by_side import PATIENCE, together
 
 SHORT = 0.02  # real seconds
+ENOUGH_TO_BEGIN = 0.25  # a thread on a crowded machine has had a turn by then
 
 
 class Hanging:
@@ -144,10 +144,10 @@ def test_a_hanging_check_costs_its_time_once(
     checker: HealthChecker, fake_clock: FakeClock, hanging: Hanging
 ) -> None:
     """It is unhealthy after its time-out, once; whoever asks later waits no more, and no thread is added."""
-    checker.register("it", hanging, timeout=SHORT)
+    checker.register("it", hanging, timeout=ENOUGH_TO_BEGIN)
     checker.register("other", lambda: True, timeout=PATIENCE)
     report = checker.check_all()
-    assert report.checks["it"].detail == "no result within 0.02 s"
+    assert report.checks["it"].detail == "no result within 0.25 s"
     assert report.checks["other"].status is HealthStatus.HEALTHY
     for _ in range(3):
         fake_clock.advance(31.0)
@@ -159,24 +159,21 @@ def test_a_hanging_check_costs_its_time_once(
 
 def test_a_hanging_check_for_many_threads(checker: HealthChecker, hanging: Hanging, told: list[Any]) -> None:
     """Sixteen threads lose their patience with one run, and it is told once."""
-    checker.register("it", hanging, timeout=SHORT)
+    checker.register("it", hanging, timeout=ENOUGH_TO_BEGIN)
     found = together(16, lambda _: checker.check("it").detail)
-    assert set(found) == {"no result within 0.02 s"}
-    ends = time.monotonic() + PATIENCE
-    while not hanging.begun and time.monotonic() < ends:  # its thread may not have had a turn yet
-        time.sleep(0.001)
+    assert set(found) == {"no result within 0.25 s"}
     assert (hanging.begun, len(told)) == (1, 1)
 
 
 def test_a_check_that_comes_back(checker: HealthChecker, fake_clock: FakeClock, hanging: Hanging) -> None:
     """When the thread that hung has ended, the next run is a new one."""
-    checker.register("it", hanging, timeout=SHORT)
+    checker.register("it", hanging, timeout=ENOUGH_TO_BEGIN)
     checker.check_all()
     checker._checks["it"].timeout = PATIENCE  # the next run shall not fail because this machine is busy
     hanging.go.set()
     while checker._checks["it"]._run is not None:
         hanging.over.wait(PATIENCE)
-    assert checker.check("it").detail == "no result within 0.02 s"  # still good for a while
+    assert checker.check("it").detail == "no result within 0.25 s"  # still good for a while
     fake_clock.advance(31.0)
     assert checker.check("it").status is HealthStatus.HEALTHY
     assert hanging.begun == 2
@@ -276,7 +273,7 @@ def test_a_forked_child_runs_its_own_checks(
     checker: HealthChecker, fake_clock: FakeClock, hanging: Hanging
 ) -> None:
     """A run that hangs in the parent is not waited for in a child, which knows what was found before."""
-    checker.register("it", hanging, timeout=SHORT)
+    checker.register("it", hanging, timeout=ENOUGH_TO_BEGIN)
     checker.check_all()
     checker._checks["it"].timeout = PATIENCE
 
