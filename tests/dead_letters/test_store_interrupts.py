@@ -7,7 +7,7 @@ import linecache
 import sys
 from collections import Counter
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from tests.side_by_side import together
 from .store_contract import ALL, LIMITS, NOW, ids, letter
 
 _ROOMS = ("dead_letters/memory.py", "dead_letters/trays.py")
+_TOOL = 3  # one of those that CPython leaves to anybody
 
 
 class _Interrupter:
@@ -29,11 +30,26 @@ class _Interrupter:
         self._before = sys.gettrace()
 
     def __enter__(self) -> _Interrupter:
-        sys.settrace(self._enter)
+        if sys.version_info >= (3, 12):  # its traces miss instructions
+            monitoring = sys.monitoring
+            monitoring.use_tool_id(_TOOL, "interrupts")
+            monitoring.register_callback(_TOOL, monitoring.events.INSTRUCTION, self._monitored)
+            monitoring.set_events(_TOOL, monitoring.events.INSTRUCTION)
+        else:
+            sys.settrace(self._enter)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
+        if sys.version_info >= (3, 12):
+            sys.monitoring.set_events(_TOOL, sys.monitoring.events.NO_EVENTS)
+            sys.monitoring.register_callback(_TOOL, sys.monitoring.events.INSTRUCTION, None)
+            sys.monitoring.free_tool_id(_TOOL)
+        else:
+            sys.settrace(self._before)
+
+    def _monitored(self, code: CodeType, _: int) -> None:
+        if code.co_filename.endswith(_ROOMS):
+            self._instruction(sys._getframe(1))
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
         if not frame.f_code.co_filename.endswith(_ROOMS):
@@ -42,11 +58,15 @@ class _Interrupter:
         return self._step
 
     def _step(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "opcode" and not _at_a_lock(frame):
+        if event == "opcode":
+            self._instruction(frame)
+        return self._step
+
+    def _instruction(self, frame: FrameType) -> None:
+        if not _at_a_lock(frame):
             self._left -= 1
             if self._left == 0:
                 raise KeyboardInterrupt
-        return self._step
 
 
 def _at_a_lock(frame: FrameType) -> bool:

@@ -14,7 +14,7 @@ Kind = Literal["charge", "capture"]
 _ENTRIES = """
 SELECT id, kind, amount, currency, balance AS balance_after, reservation_id, idempotency_key, description,
     created_at
-FROM ledger WHERE user = ?1 AND id > ?2 AND (?3 IS NULL OR currency = ?3) ORDER BY id LIMIT ?4
+FROM ledger WHERE user = ? AND id > ? AND currency = coalesce(?, currency) ORDER BY id LIMIT ?
 """
 
 
