@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from service_utils.clock import SYSTEM
 from service_utils.forks import guard
@@ -62,6 +63,7 @@ class Home:
         self.stuck = False
         self.doubted = 0
         self._held: Segment | None = None  # the file that is locked
+        self._unsaid: deque[tuple[object, ...]] = deque()
         self._beginning = False
         self._moved = False  # whether it has been tried, be it in vain
 
@@ -91,6 +93,7 @@ class Home:
                 self._moved = True
             finally:
                 self._beginning = False
+        self.speak()
 
     def close(self) -> None:
         """Leave for good: tenants live nowhere, locks and descriptors are given up."""
@@ -121,18 +124,32 @@ class Home:
             raise StoreUnavailable(f"{self._files.path} is locked by another process")
         return place
 
+    def say(self, text: str, *arguments: object) -> None:
+        """Have a warning logged, but not by whoever holds a lock: a log's handler may take its time."""
+        self._unsaid.append((text, *arguments))
+
+    def speak(self) -> None:
+        """Log what there is to say; while somebody has the file locked, the store's thread does it later."""
+        while self._unsaid and self.is_free:
+            with suppress(IndexError):  # another thread has said it
+                text, *arguments = self._unsaid.popleft()
+                _logger.warning(text, *arguments)
+
     def _settle(self, tenant: Tenant) -> Place:
         if not self._moved:
             self.begin()  # or wait for the thread that is at it
         segment = self.segment
         if segment is None or tenant.no_room_in is segment:  # to be said at once, for it is said at each call
             raise StoreUnavailable(f"{self._files.path} cannot be used at present")
-        with self._lock, self.locked(), self.doubting():
-            if tenant.place is None and self.segment is not None:
-                self._move_in(tenant, self.segment)
-            if tenant.place is None:
-                raise StoreUnavailable(f"{self._files.path} has no room for {tenant.name!r}")
-            return tenant.place
+        try:
+            with self._lock, self.locked(), self.doubting():
+                if tenant.place is None and self.segment is not None:
+                    self._move_in(tenant, self.segment)
+                if tenant.place is None:
+                    raise StoreUnavailable(f"{self._files.path} has no room for {tenant.name!r}")
+                return tenant.place
+        finally:
+            self.speak()
 
     def _move_in(self, tenant: Tenant, home: Segment) -> None:
         found = tenant.find_place(home)
@@ -140,7 +157,7 @@ class Home:
             tenant.no_room_in = home
             tenant.move_out()
             text = "Shared state %s has no room for another %s, %r: it is not shared"
-            _logger.warning(text, self._files.path, type(tenant).__name__.lower(), tenant.name)
+            self.say(text, self._files.path, type(tenant).__name__.lower(), tenant.name)
             return
         tenant.move_in(*found, self.members)
 
@@ -272,13 +289,13 @@ class Home:
             text = "Shared state %s cannot be put in order (%s): those who share it go on, others cannot join"
         else:
             text = "Shared state %s cannot be used (%s): each process has its own circuits until it can"
-        _logger.warning(text, self._files.path, why)
+        self.say(text, self._files.path, why)
 
     def _be_glad(self) -> None:
         self.stuck = False
         if self._complained:
             self._complained = False
-            _logger.warning("Shared state %s is in use again", self._files.path)
+            self.say("Shared state %s is in use again", self._files.path)
 
 
 class Locked:

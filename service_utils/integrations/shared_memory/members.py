@@ -29,6 +29,7 @@ from service_utils.integrations.shared_memory.layout import (
 )
 from service_utils.integrations.shared_memory.locks import is_taken, let_go, take
 from service_utils.integrations.shared_memory.segment import Segment
+from service_utils.policies.store import StoreUnavailable
 from service_utils.status import BUCKETS, WORDS, Word, Worker, add_counts
 
 __all__ = ["Members", "Row"]
@@ -142,6 +143,7 @@ class Members:
 
         Raises:
             Damaged: What is folded is no such thing.
+            StoreUnavailable: This process has just left the file.
         """
         while True:
             version, data = self._read_folded()
@@ -155,10 +157,16 @@ class Members:
                     continue
                 words, buckets = self._copy(number, service)
                 rows.append((words, buckets))
-                if number == self.number or is_taken(self._segment.descriptor, SIZE + number):
+                if number == self.number or self._lives(number):
                     workers.append(_worker(pid, since, words))
             if self._folded.words[0] == version:  # else somebody has been folded meanwhile
                 return rows, workers
+
+    def _lives(self, number: int) -> bool:
+        try:
+            return is_taken(self._segment.descriptor, SIZE + number)
+        except (OSError, ValueError):  # no descriptor any more: the store's thread has moved
+            raise StoreUnavailable(f"{self._segment.path} has been left") from None
 
     def _copy(self, number: int, service: int) -> tuple[array[float], array[float]]:
         at = SLOTS + SLOT * number + _ROW_AT + SLOT_SERVICE * service

@@ -86,7 +86,7 @@ class SharedMemoryStore(Intents):
         try:
             self._keeper.start()
         except RuntimeError as error:  # no more threads: the file works, but nobody looks after it
-            _logger.warning("Shared state %s is not looked after: %s", self.path, error)
+            self._home.say("Shared state %s is not looked after: %s", self.path, error)
 
     def close(self) -> None:
         """Leave: locks and descriptors are given up, breakers go on alone. Safe to call twice."""
@@ -94,6 +94,7 @@ class SharedMemoryStore(Intents):
             self._keeper.end()
         self._office.leave()
         self._home.close()
+        self._home.speak()
 
     def __repr__(self) -> str:
         return f"<SharedMemoryStore {str(self.path)!r} of {len(self._circuits)} circuits>"
@@ -118,16 +119,19 @@ class SharedMemoryStore(Intents):
         """Take one step, alone."""
         circuit = self._circuit(name)
         self._home.place_of(circuit)
-        with self._home.lock, self._home.locked(), self._home.doubting():
-            place = self._home.place_of(circuit)  # it may have moved before it was locked
-            for _ in range(_TRIES):
-                before = circuit.read(place)
-                after = step(before)
-                if after is before:
-                    return before
-                written = circuit.write(place, before, after)
-                if written is not None:
-                    return written
+        try:
+            with self._home.lock, self._home.locked(), self._home.doubting():
+                place = self._home.place_of(circuit)  # it may have moved before it was locked
+                for _ in range(_TRIES):
+                    before = circuit.read(place)
+                    after = step(before)
+                    if after is before:
+                        return before
+                    written = circuit.write(place, before, after)
+                    if written is not None:
+                        return written
+        finally:
+            self._home.speak()
         raise StoreUnavailable(f"{self.path} has been changed by somebody without its lock")
 
     def _circuit(self, name: str) -> Circuit:
@@ -161,11 +165,14 @@ class SharedMemoryStore(Intents):
         """
         tenant = self._note(note)
         self._home.place_of(tenant)
-        with self._home.lock, self._home.locked(), self._home.doubting():
-            place = self._home.place_of(tenant)
-            for _ in range(_TRIES):
-                if tenant.write(place, value):
-                    return
+        try:
+            with self._home.lock, self._home.locked(), self._home.doubting():
+                place = self._home.place_of(tenant)
+                for _ in range(_TRIES):
+                    if tenant.write(place, value):
+                        return
+        finally:
+            self._home.speak()
         raise StoreUnavailable(f"{self.path} has been changed by somebody without its lock")
 
     def posted(self, note: str) -> bytes | None:
@@ -207,13 +214,14 @@ class SharedMemoryStore(Intents):
         circuit = self._circuit(name)
         try:
             place = self._home.place_of(circuit)
-            members = self._home.members
-            if members is None or circuit.row is None:
+            seat = circuit.seat
+            if seat is None or circuit.row is None:
                 return None
             self._keep_error(circuit)
+            members, index = seat
             with self._home.doubting():
                 generation = circuit.read(place).generation
-                rows, workers = members.rows(circuit.index)
+                rows, workers = members.rows(index)
             error = place.last_error()
         except StoreUnavailable:
             return None
@@ -241,9 +249,11 @@ class SharedMemoryStore(Intents):
         )
 
     def _keep_error(self, circuit: Circuit) -> None:
-        place = circuit.place
-        if place is not None and circuit.has_error:
-            with self._home.lock, self._home.locked():
+        if circuit.place is None or not circuit.has_error:
+            return
+        with self._home.lock, self._home.locked():
+            place = circuit.place  # it may have moved before it was locked
+            if place is not None:
                 circuit.keep_error(place)
 
     # -- the leader -----------------------------------------------------------------------------------
@@ -285,6 +295,7 @@ class SharedMemoryStore(Intents):
         if now >= self._fold_at:
             self._fold_at = now + _FOLD_EVERY
             self._fold()
+        self._home.speak()
 
     def _keep_errors(self) -> None:
         with suppress(StoreUnavailable):  # that has been said

@@ -111,14 +111,14 @@ class Circuit(Tenant):
 
     Attributes:
         known: The record as last seen.
-        index: The number of its place.
+        seat: The members of the present file, and the number of its row among theirs; None without a file.
         row: Where this process counts for all to see; None where it has no slot.
     """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.known: CircuitRecord = BLANK
-        self.index = -1
+        self.seat: tuple[Members, int] | None = None
         self.row: Counts | None = None
         self._counters: list[weakref.ref[CallCounters]] = []
         self._error_kept = 0.0
@@ -147,7 +147,8 @@ class Circuit(Tenant):
     def move_in(self, index: int, place: Place, members: Members) -> None:
         """Live there, and count there."""
         super().move_in(index, place, members)
-        self.index = index
+        self.seat = members, index
+        self._error_kept = 0.0  # in this file it may be the last of all
         row = members.row(index)
         if row is None:
             self._count_alone()
@@ -163,6 +164,7 @@ class Circuit(Tenant):
     def move_out(self) -> None:
         """Live nowhere, and count alone."""
         super().move_out()
+        self.seat = None
         self._count_alone()
 
     def distrust(self) -> None:
@@ -173,7 +175,7 @@ class Circuit(Tenant):
     def begin_in_child(self) -> None:
         """Begin in a forked child; its counters have begun anew themselves."""
         super().begin_in_child()
-        self.row = None
+        self.seat = self.row = None
         self.cell.failures = [0, 0]
 
     def add(self, counters: CallCounters) -> None:

@@ -464,6 +464,44 @@ def test_counts_of_a_spoilt_file_are_left_behind(one: Counting, two: Counting, p
     assert len(one.pids) == 2
 
 
+@pytest.mark.usefixtures("brisk")
+def test_a_look_while_the_file_is_left(one: Counting, two: Counting, path: Path) -> None:
+    """Whoever adds up while the store's thread moves learns at worst that it cannot be known."""
+    one.count(2)
+    two.count(3)
+    members = one.store._home.members
+    assert members is not None
+    assert len(members.rows(0)[1]) == 2
+    with opened(path) as segment:
+        segment.path.unlink()
+    seen = set()
+    while not _moved(path, one, two):
+        host = one.store.host(NAME)
+        seen.add(None if host is None else host.words[Word.TOTAL])
+    assert seen <= {None, 2, 3, 5}
+    with pytest.raises(StoreUnavailable, match="has been left"):
+        members.rows(0)
+    assert one.total == two.total == 5
+
+
+@pytest.mark.usefixtures("brisk")
+def test_a_last_error_between_two_files(one: Counting, two: Counting, path: Path) -> None:
+    """What is noted while the file is another one is noted in that."""
+    with opened(path) as segment:
+        segment.path.unlink()
+    for number in range(200):
+        one.counters.began()
+        one.counters.finished(Outcome.FAILURE, [0.01], f"error {number}", time.monotonic())
+        one.store.host(NAME)
+    assert until(lambda: _moved(path, one, two), SOON)
+    assert until(lambda: _error(two) == "error 199", SOON)
+
+
+def _error(counting: Counting) -> str | None:
+    host = counting.store.host(NAME)
+    return None if host is None else host.last_error
+
+
 def _header_of(path: Path) -> Header | None:
     try:
         with opened(path) as segment:
