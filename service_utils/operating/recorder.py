@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -31,10 +33,10 @@ class Recorder:
     Each process keeps the changes that began in it. Where the counts of all processes add up (clients with a
     ``SharedMemoryStore``) only the one for which ``leads()`` holds takes samples of the sums; elsewhere each
     takes its own. A listener never writes: a thread does. May be used from any thread; a forked child goes on
-    with a thread of its own if there was one.
+    with a thread of its own if there was one. The thread does not keep the recorder alive.
 
     Args:
-        registry: Whose services.
+        registry: Whose services, or a function that is asked each time.
         history: Where to keep it.
         interval: Seconds between two samples.
         leads: Whether this process is the one that takes samples of what all share.
@@ -44,12 +46,9 @@ class Recorder:
         ValueError: ``interval`` is not above 0.
     """
 
-    ignores_refusals = True
-    ignores_rejections = True
-
     def __init__(
         self,
-        registry: ServiceRegistry,
+        registry: ServiceRegistry | Callable[[], ServiceRegistry],
         history: History,
         *,
         interval: float = 5.0,
@@ -63,24 +62,18 @@ class Recorder:
         self._leads = leads
         self._clock = clock
         self._waiting: deque[Change] = deque(maxlen=_WAITING)
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._unsubscribe: Callable[[], None] | None = None
+        self._spell: _Spell | None = None
         self._failing = False
         self._lock = threading.RLock()
         guard(self)
         in_child(self._begin_in_child)
 
-    def wants_routine(self) -> bool:
-        """Calls that go well are none of its business."""
-        return False
-
-    def __call__(self, event: Event) -> None:
-        """Remember a change that began in this process, to be kept soon."""
+    def note(self, event: Event) -> bool:
+        """Remember a change that began in this process, to be kept soon. Returns whether it was one."""
         change = self._change_of(event)
         if change is not None:
             self._waiting.append(change)
-            self._bell.put(None)
+        return change is not None
 
     def _change_of(self, event: Event) -> Change | None:
         if isinstance(event, CircuitChanged) and not event.elsewhere and self._is_ours(event):
@@ -105,8 +98,12 @@ class Recorder:
             )
         return None
 
+    @property
+    def _services(self) -> ServiceRegistry:
+        return self._registry() if callable(self._registry) else self._registry
+
     def _is_ours(self, event: CircuitChanged) -> bool:
-        return event.name in self._registry or event.name in self._registry.circuit_breakers()
+        return event.name in self._services.circuit_breakers()
 
     # -- keeping --------------------------------------------------------------------------------------
 
@@ -136,11 +133,15 @@ class Recorder:
     def _samples(self) -> list[Sample]:
         at = self._clock.now().timestamp()
         taken = []
-        for client in self._registry.clients():
+        for client in self._services.clients():
             shared = host_counts(client.store) is not None
             if shared and not self._leads():
                 continue
-            counted = client.get_status()["requests"]
+            try:
+                counted = client.get_status()["requests"]
+            except Exception:  # whoever looks at its status is told why
+                _logger.debug("[%s] get_status() failed", client.service_name, exc_info=True)
+                continue
             taken.append(
                 Sample(
                     at=at,
@@ -156,62 +157,115 @@ class Recorder:
 
     # -- the thread -----------------------------------------------------------------------------------
 
+    @property
+    def running(self) -> bool:
+        """Whether it keeps the history: between :meth:`start` and :meth:`stop`."""
+        spell = self._spell
+        return spell is not None and not spell.ended
+
     def start(self) -> None:
         """Keep the history from now on, in a daemon thread; does nothing while it runs already.
 
         Raises:
             RuntimeError: The system gives us no more threads.
         """
-        with self._lock:
-            if self._unsubscribe is not None:
-                return
-            self._unsubscribe = subscribe(self)
-            self._bell = SimpleQueue()
-            thread = threading.Thread(
-                target=self._run, args=(self._bell,), name="service-history", daemon=True
-            )
-            self._thread = thread
-        thread.start()
+        spell = _Spell(self, self._clock, self._interval)
+        try:
+            with self._lock:
+                if self.running:
+                    return
+                self._spell = spell
+            spell.begin()
+        except BaseException:
+            spell.end()
+            raise
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End it; what is waiting is kept first."""
-        with self._lock:
-            unsubscribe, self._unsubscribe = self._unsubscribe, None
-            thread, self._thread = self._thread, None
-        if unsubscribe is None:
-            return
-        unsubscribe()
-        self._bell.put(None)
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(timeout)
-        self.flush()
+        """End it; what is waiting is kept first.
 
-    def _run(self, bell: SimpleQueue[None]) -> None:
-        next_sample = self._clock.monotonic()
-        while self._unsubscribe is not None and bell is self._bell:
-            now = self._clock.monotonic()
-            if now >= next_sample:
-                next_sample = now + self._interval
-                self.tick()
-            else:
-                self.flush()
-            wait_for(_heard(bell), max(next_sample - self._clock.monotonic(), 0.0), self._clock)
+        Args:
+            timeout: Seconds to wait for the thread.
+        """
+        with self._lock:
+            spell, self._spell = self._spell, None
+        if spell is not None:
+            spell.end()
+            spell.join(timeout)
+            self.flush()
 
     def _begin_in_child(self) -> None:
         """The parent's thread is not here, and what waits for it is the parent's to keep."""
         self._waiting.clear()
-        unsubscribe, self._unsubscribe = self._unsubscribe, None
-        if unsubscribe is not None:
-            unsubscribe()
+        was_running, spell, self._spell = self.running, self._spell, None
+        if spell is not None:
+            spell.end()
+        if was_running:
             self.start()
 
 
-def _heard(bell: SimpleQueue[None]) -> Callable[[float], bool]:
-    def heard(seconds: float) -> bool:
-        try:
-            bell.get(timeout=seconds)
-        except Empty:
-            return False
-        return True
+class _Spell:
+    """From ``start()`` to ``stop()``: a subscription and a thread, which do not keep the recorder alive."""
 
-    return heard
+    ignores_refusals = True
+    ignores_rejections = True
+
+    def __init__(self, recorder: Recorder, clock: Clock, interval: float) -> None:
+        self._recorder = weakref.ref(recorder, lambda _: self.end())
+        self._clock = clock
+        self._interval = interval
+        self._next_sample = clock.monotonic()
+        self._bell: SimpleQueue[None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._unsubscribe: Callable[[], None] | None = None
+        self.ended = False
+
+    def begin(self) -> None:
+        self._unsubscribe = subscribe(self)
+        self._thread = threading.Thread(target=self._run, name="service-history", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self.ended = True
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+        self._bell.put(None)
+
+    def join(self, timeout: float) -> None:
+        thread = self._thread
+        if thread is not None and thread.ident is not None and thread is not threading.current_thread():
+            thread.join(timeout)
+
+    def wants_routine(self) -> bool:
+        """Calls that go well are none of its business."""
+        return False
+
+    def __call__(self, event: Event) -> None:
+        recorder = self._recorder()
+        if recorder is not None and recorder.note(event):
+            self._bell.put(None)
+
+    def _run(self) -> None:
+        try:
+            while (wait := self._round()) is not None:
+                wait_for(self._heard, wait, self._clock)
+        finally:
+            self.end()
+
+    def _round(self) -> float | None:
+        """Keep what there is. Returns the seconds until the next time, or None to end."""
+        recorder = None if self.ended else self._recorder()
+        if recorder is None:
+            return None
+        now = self._clock.monotonic()
+        if now >= self._next_sample:
+            self._next_sample = now + self._interval
+            recorder.tick()
+        else:
+            recorder.flush()
+        return max(self._next_sample - self._clock.monotonic(), 0.0)
+
+    def _heard(self, seconds: float) -> bool:
+        with contextlib.suppress(Empty):
+            self._bell.get(timeout=seconds)
+            return True
+        return False

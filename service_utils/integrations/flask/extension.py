@@ -2,103 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 from flask import Flask
 
-from service_utils.clock import SYSTEM, Clock
-from service_utils.degradation import DegradationMonitor
-from service_utils.health import HealthChecker
+from service_utils.dead_letters import DeadLetterQueue
+from service_utils.integrations.flask.admin import mount_admin
 from service_utils.integrations.flask.degradation import mount_degradation
-from service_utils.integrations.flask.health import Letters, mount_health
+from service_utils.integrations.flask.health import mount_health
 from service_utils.integrations.flask.inbound import Inbound
+from service_utils.integrations.flask.options import Options
 from service_utils.integrations.flask.problems import register_problem_handlers
 from service_utils.integrations.flask.status import mount_status
-from service_utils.integrations.flask.tokens import Verifier, set_token_verifiers
+from service_utils.integrations.flask.tokens import set_token_verifiers
+from service_utils.operating import AuditLog, MemoryHistory, OperatorDesk, Recorder
 from service_utils.profiles import current_profile
 from service_utils.registry import ServiceRegistry, default_registry
+from service_utils.sharing import leader_of, shared_store
 
 __all__ = ["Options", "ServiceUtils"]
 
 _EXTENSION = "service_utils"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of :class:`ServiceUtils`.
-
-    Attributes:
-        error_handlers: Errors become problem JSON, as
-            :func:`~service_utils.integrations.flask.problems.register_problem_handlers` says.
-        context: Each request's id, time left and trace are bound for the calls made on its behalf;
-            the id goes back as ``X-Request-ID``.
-        degraded_header: An answer made with the help of a fallback carries ``X-Degraded: true``.
-        status_paths: Where the status of all services is shown; empty for nowhere.
-        request_deadline: Seconds a request has unless a caller who is believed gives others; None: no limit.
-        trust_deadline: ``X-Request-Timeout-Ms`` is believed without an internal token, too.
-        token_verifiers: What judges internal tokens; None for the plain token alone.
-        health: The checks behind the health endpoints; None: there are none of these.
-        health_prefix: Where they are.
-        degradation: The monitor that ``@requires_level`` and ``/health/degradation`` ask. It is not started.
-        dead_letters: The queue whose numbers ``/health/dlq`` shows.
-        clock: The clock of deadlines.
-
-    Raises:
-        TypeError: An option is of the wrong type; the message names it.
-        ValueError: An option has an impossible value; the message names it.
-    """
-
-    error_handlers: bool = True
-    context: bool = True
-    degraded_header: bool = True
-    status_paths: Sequence[str] = ("/v1/api/status/services", "/admin/service-status")
-    request_deadline: float | None = 25.0
-    trust_deadline: bool = False
-    token_verifiers: Sequence[Verifier] | None = None
-    health: HealthChecker | None = None
-    health_prefix: str = "/health"
-    degradation: DegradationMonitor | None = None
-    dead_letters: Letters | None = None
-    clock: Clock = SYSTEM
-
-    def __post_init__(self) -> None:
-        for name in ("error_handlers", "context", "degraded_header", "trust_deadline"):
-            _check_switch(name, getattr(self, name))
-        _check_paths(self.status_paths)
-        _check_seconds("request_deadline", self.request_deadline)
-        if self.health is not None and not isinstance(self.health, HealthChecker):
-            raise TypeError(f"health={self.health!r}: must be a HealthChecker")
-        if self.dead_letters is not None and not callable(getattr(self.dead_letters, "stats", None)):
-            raise TypeError(f"dead_letters={self.dead_letters!r}: must have a method stats()")
-        if not isinstance(self.clock, Clock):
-            raise TypeError(f"clock={self.clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
-
-
-def _check_switch(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: must be True or False")
-
-
-def _check_paths(paths: object) -> None:
-    if isinstance(paths, str) or not isinstance(paths, Sequence):
-        raise TypeError(f"status_paths={paths!r}: must be a sequence of paths")
-    for path in paths:
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise ValueError(f"status_paths={paths!r}: {path!r} must be a path that starts with a slash")
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"status_paths={paths!r}: names a path twice")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}={value!r}: must be a number of seconds or None")
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value!r}: must be a finite number > 0")
 
 
 class ServiceUtils:
@@ -111,6 +36,11 @@ class ServiceUtils:
         app: The app, or None.
         registry: The services whose status is shown; None for the process's own registry.
         **options: The fields of :class:`Options`.
+
+    Attributes:
+        options: The options.
+        desk: What operators see and do; the admin API and the status page show it.
+        recorder: Keeps the history for it.
 
     Raises:
         TypeError: There is no such option, or it is of the wrong type.
@@ -126,6 +56,11 @@ class ServiceUtils:
                 raise TypeError(f"ServiceUtils has no option {name!r}; it has {', '.join(sorted(known))}")
         self.options = Options(**options)
         self._registry = registry
+        self.desk = self._make_desk()
+        leader = leader_of(shared_store())
+        self.recorder = Recorder(
+            self.desk.registry, self.desk.history, leads=_always if leader is None else leader.leads
+        )
         if app is not None:
             self.init_app(app)
 
@@ -163,7 +98,27 @@ class ServiceUtils:
                 dead_letters=options.dead_letters,
                 prefix=options.health_prefix,
             )
+        if options.admin:
+            mount_admin(app, self.desk, prefix=options.admin_prefix, clock=options.clock)
+        if options.record:
+            app.before_request(self._record)
         app.extensions[_EXTENSION] = self
+
+    def _make_desk(self) -> OperatorDesk:
+        options = self.options
+        letters = options.dead_letters
+        return OperatorDesk(
+            registry=lambda: self.registry,
+            degradation=options.degradation,
+            dead_letters=letters if isinstance(letters, DeadLetterQueue) else None,
+            health=options.health,
+            history=MemoryHistory() if options.history is None else options.history,
+            audit=AuditLog() if options.audit is None else options.audit,
+        )
+
+    def _record(self) -> None:
+        if not self.recorder.running:
+            self.recorder.start()
 
     def _inbound(self) -> Inbound:
         options = self.options
@@ -174,3 +129,7 @@ class ServiceUtils:
             trust_deadline=options.trust_deadline,
             clock=options.clock,
         )
+
+
+def _always() -> bool:
+    return True

@@ -24,7 +24,9 @@ def inside() -> str:
 class TestOptions:
     def test_an_unknown_option_is_named(self) -> None:
         """A slip of the pen is told by name, with the options there are."""
-        with pytest.raises(TypeError, match=r"no option 'request_deadlin'; it has clock, context"):
+        with pytest.raises(
+            TypeError, match=r"no option 'request_deadlin'; it has admin, admin_prefix, audit"
+        ):
             ServiceUtils(request_deadlin=3)
 
     @pytest.mark.parametrize("name", ["error_handlers", "context", "degraded_header", "trust_deadline"])
@@ -186,7 +188,14 @@ class TestParts:
 
     def test_without_anything(self) -> None:
         """An app with every part left out behaves as without the extension."""
-        app = self.make(error_handlers=False, context=False, degraded_header=False, status_paths=())
+        app = self.make(
+            error_handlers=False,
+            context=False,
+            degraded_header=False,
+            status_paths=(),
+            admin=False,
+            record=False,
+        )
         assert not app.before_request_funcs
         assert not app.after_request_funcs
         assert app.config["PROPAGATE_EXCEPTIONS"] is None
