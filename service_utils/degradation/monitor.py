@@ -145,6 +145,11 @@ class DegradationMonitor:
         watch = self._watch
         return watch is not None and not watch.ended
 
+    @property
+    def shared(self) -> bool:
+        """Whether it goes by what the processes of the host tell each other; see ``share``."""
+        return self._shared is not None
+
     def history(self) -> list[LevelChange]:
         """The last changes, oldest first."""
         return self._up_to_date().history()
