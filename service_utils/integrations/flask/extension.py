@@ -12,7 +12,9 @@ from service_utils.integrations.flask.admin import mount_admin
 from service_utils.integrations.flask.degradation import mount_degradation
 from service_utils.integrations.flask.health import mount_health
 from service_utils.integrations.flask.inbound import Inbound
+from service_utils.integrations.flask.metrics import mount_metrics
 from service_utils.integrations.flask.options import Options
+from service_utils.integrations.flask.pages import mount_status_page
 from service_utils.integrations.flask.problems import register_problem_handlers
 from service_utils.integrations.flask.status import mount_status
 from service_utils.integrations.flask.tokens import set_token_verifiers
@@ -85,10 +87,18 @@ class ServiceUtils:
             register_problem_handlers(app, clock=options.clock)
         if options.context or options.degraded_header:
             self._inbound().mount(app)
-        if options.status_paths:
-            mount_status(app, options.status_paths, lambda: self.registry)
         if options.degradation is not None:
             mount_degradation(app, options.degradation)
+        self._mount_pages(app)
+        if options.record:
+            app.before_request(self._record)
+        app.extensions[_EXTENSION] = self
+
+    def _mount_pages(self, app: Flask) -> None:
+        """What operators and their tools look at."""
+        options = self.options
+        if options.status_paths:
+            mount_status(app, options.status_paths, lambda: self.registry)
         if options.health is not None:
             mount_health(
                 app,
@@ -100,9 +110,10 @@ class ServiceUtils:
             )
         if options.admin:
             mount_admin(app, self.desk, prefix=options.admin_prefix, clock=options.clock)
-        if options.record:
-            app.before_request(self._record)
-        app.extensions[_EXTENSION] = self
+        if options.status_page is not None:
+            mount_status_page(app, self.desk, path=options.status_page, clock=options.clock)
+        if options.metrics is not None:
+            mount_metrics(app, options.metrics_path, options.metrics)
 
     def _make_desk(self) -> OperatorDesk:
         options = self.options

@@ -10,6 +10,7 @@ from service_utils.clock import SYSTEM, Clock
 from service_utils.degradation import DegradationMonitor
 from service_utils.health import HealthChecker
 from service_utils.integrations.flask.health import Letters
+from service_utils.integrations.flask.metrics import MetricsSource
 from service_utils.integrations.flask.tokens import Verifier
 from service_utils.operating import AuditLog, History
 
@@ -37,10 +38,14 @@ class Options:
             look through, retry and purge.
         admin: The admin API is there; it answers 404 while ``ADMIN_TOKEN`` is not set.
         admin_prefix: Where it is.
+        status_page: Where the status page is; None for nowhere.
         history: Where changes of state and counts are kept for the status page and the report; None keeps
             them in the memory of each process.
         record: They are kept: by a thread, which the first request of each process begins.
         audit: Where acts of operators are kept; None keeps the last ones in the memory of each process.
+        metrics: What Prometheus reads, a ``service_utils.integrations.prometheus.Metrics``, which counts from
+            then on; None: there is no such page.
+        metrics_path: Where it is.
         clock: The clock of deadlines.
 
     Raises:
@@ -61,9 +66,12 @@ class Options:
     dead_letters: Letters | None = None
     admin: bool = True
     admin_prefix: str = "/admin/reliability"
+    status_page: str | None = "/status"
     history: History | None = None
     record: bool = True
     audit: AuditLog | None = None
+    metrics: MetricsSource | None = None
+    metrics_path: str = "/metrics"
     clock: Clock = SYSTEM
 
     def __post_init__(self) -> None:
@@ -79,6 +87,9 @@ class Options:
             raise TypeError(f"history={self.history!r}: must be a History, with a method add()")
         if self.audit is not None and not isinstance(self.audit, AuditLog):
             raise TypeError(f"audit={self.audit!r}: must be an AuditLog")
+        if self.metrics is not None and not isinstance(self.metrics, MetricsSource):
+            raise TypeError(f"metrics={self.metrics!r}: must be a Metrics, with listen() and exposition()")
+        _check_page("metrics_path", self.metrics_path)
         if not isinstance(self.clock, Clock):
             raise TypeError(f"clock={self.clock!r}: must have monotonic(), now(), sleep() and async_sleep()")
 
@@ -96,6 +107,13 @@ def _check_paths(paths: object) -> None:
             raise ValueError(f"status_paths={paths!r}: {path!r} must be a path that starts with a slash")
     if len(set(paths)) < len(paths):
         raise ValueError(f"status_paths={paths!r}: names a path twice")
+
+
+def _check_page(name: str, path: object) -> None:
+    if not isinstance(path, str):
+        raise TypeError(f"{name}={path!r}: must be a path")
+    if not path.startswith("/") or not path.strip("/"):
+        raise ValueError(f"{name}={path!r}: must be a path below the root, such as /metrics")
 
 
 def _check_seconds(name: str, value: object) -> None:

@@ -25,7 +25,7 @@ class TestOptions:
     def test_an_unknown_option_is_named(self) -> None:
         """A slip of the pen is told by name, with the options there are."""
         with pytest.raises(
-            TypeError, match=r"no option 'request_deadlin'; it has admin, admin_prefix, audit"
+            TypeError, match=r"no option 'request_deadlin'; it has admin, admin_prefix"
         ):
             ServiceUtils(request_deadlin=3)
 
@@ -194,6 +194,7 @@ class TestParts:
             degraded_header=False,
             status_paths=(),
             admin=False,
+            status_page=None,
             record=False,
         )
         assert not app.before_request_funcs
