@@ -38,6 +38,7 @@ from service_utils.integrations.flask import (
     ensure_token_configured,
     protect,
 )
+from service_utils.integrations.prometheus import Metrics
 from service_utils.profiles import current_profile
 from service_utils.sharing import leader_of, notes_of, shared_store
 
@@ -75,6 +76,12 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
         health=parts.health,
         degradation=parts.background.monitor,
         dead_letters=parts.dead_letters,
+        metrics=Metrics(
+            parts.clients.registry,
+            degradation=parts.background.monitor,
+            dead_letters=parts.dead_letters,
+            health=parts.health,
+        ),
     )
     protect(app, _limits(settings))
     app.register_error_handler(Refusal, Refusal.answer)

@@ -1,8 +1,9 @@
 """How gunicorn runs the backend: ``gunicorn --config python:backend.gunicorn_conf backend.app:app``.
 
 Where there are several workers they share circuits, counts and background work through a file below
-``VAR_DIR``, unless ``SERVICE_UTILS_SHARED_STATE`` says something else. What stands on gunicorn's command line
-goes before what stands here.
+``VAR_DIR``, unless ``SERVICE_UTILS_SHARED_STATE`` says something else. Metrics are those of all workers: each
+writes its own into a folder below ``VAR_DIR``, or the one of ``PROMETHEUS_MULTIPROC_DIR``. What stands on
+gunicorn's command line goes before what stands here.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any
 from backend.context import EXTENSION
 from backend.run.parts import HOST, find_part
 from backend.run.single import log_level
+from service_utils.integrations.prometheus.gunicorn import child_exit, metrics_folder
 from service_utils.sharing import VARIABLE
 
 __all__ = [
     "bind",
+    "child_exit",
     "control_socket_disable",
     "graceful_timeout",
     "logconfig_dict",
@@ -34,6 +37,8 @@ __all__ = [
 
 _WORKERS = 4
 _CIRCUITS = "circuits"
+_METRICS = "metrics"
+_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def _workers() -> int:
@@ -63,9 +68,13 @@ logconfig_dict = {
     },
 }
 
-raw_env = [f"WEB_CONCURRENCY={workers}"]  # the backend divides its places among them
+_var_dir = Path(os.environ.get("VAR_DIR") or "var").absolute()
+raw_env = [
+    f"WEB_CONCURRENCY={workers}",  # the backend divides its places among them
+    metrics_folder(os.environ.get(_METRICS_FOLDER) or _var_dir / _METRICS),
+]
 if workers > 1 and sys.platform == "linux" and VARIABLE not in os.environ:
-    raw_env.append(f"{VARIABLE}=memory:{Path(os.environ.get('VAR_DIR') or 'var').absolute() / _CIRCUITS}")
+    raw_env.append(f"{VARIABLE}=memory:{_var_dir / _CIRCUITS}")
 
 
 def post_worker_init(worker: Any) -> None:

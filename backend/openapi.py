@@ -108,6 +108,13 @@ OPERATIONS = {
     "service_utils_health.dlq": Operation(
         summary="The dead letters", answer="How many there are", security=INTERNAL
     ),
+    "service_utils_metrics.metrics": Operation(
+        summary="What Prometheus reads",
+        answer="All metrics, in the text format or, where that is accepted, as OpenMetrics",
+        answer_type="text/plain",
+        answer_schema={"type": "string"},
+        security=INTERNAL,
+    ),
     "service_utils.status": Operation(
         summary="The status of every service the backend calls",
         answer="One object per service, by its short name",

@@ -83,6 +83,7 @@ class Operation:
         problems: Statuses of its errors and when they come, besides those of every route.
         security: What a request must show; None for nothing.
         answer_schema: Schema of the 200; an object by default.
+        answer_type: Media type of the 200.
     """
 
     summary: str
@@ -94,6 +95,7 @@ class Operation:
     problems: Mapping[int, str] = field(default_factory=dict)
     security: Security | None = None
     answer_schema: Schema = field(default_factory=lambda: {"type": "object"})
+    answer_type: str = "application/json"
 
 
 def mount_openapi(
@@ -202,7 +204,7 @@ def _responses(operation: Operation) -> dict[str, Any]:
     answers: dict[str, Any] = {
         "200": {
             "description": operation.answer,
-            "content": {"application/json": {"schema": operation.answer_schema}},
+            "content": {operation.answer_type: {"schema": operation.answer_schema}},
         }
     }
     problems = dict(operation.problems)

@@ -76,6 +76,7 @@ OPERATIONS = [
     "backend: GET /health/dlq",
     "backend: GET /health/live",
     "backend: GET /health/ready",
+    "backend: GET /metrics",
     "backend: GET /v1/api/billing/balance",
     "backend: POST /v1/api/billing/deduct",
     "backend: POST /v1/api/chat",

@@ -62,7 +62,7 @@ def metrics_folder(folder: str | Path | None = None) -> str:
 
 
 def _occupy(folder: Path) -> int:
-    """Empty it if nobody uses it, and be among those who do. So are forked workers, by the same descriptor."""
+    """Empty it if nobody uses it, and use it: so do forked workers, by the same descriptor."""
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
