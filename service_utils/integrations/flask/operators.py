@@ -10,12 +10,24 @@ from collections import OrderedDict, deque
 from flask import Response, request
 
 from service_utils.clock import SYSTEM, Clock
+from service_utils.errors import TokenError
 from service_utils.forks import guard
 from service_utils.integrations.flask.problems import problem
-from service_utils.integrations.flask.tokens import same_secret
+from service_utils.integrations.flask.tokens import Verdict, judge_request, same_secret
 from service_utils.operating import Operator
 
-__all__ = ["ADMIN_TOKEN", "OPERATOR_HEADER", "Attempts", "admin_token", "check_admin", "operator_of_request"]
+__all__ = [
+    "ADMIN_TOKEN",
+    "OPERATOR_HEADER",
+    "Attempts",
+    "address_of_request",
+    "admin_token",
+    "check_admin",
+    "check_attempt",
+    "check_reader",
+    "operator_of_request",
+    "shows_admin_token",
+]
 
 ADMIN_TOKEN = "ADMIN_TOKEN"
 OPERATOR_HEADER = "X-Operator"
@@ -88,6 +100,22 @@ def check_admin(attempts: Attempts) -> Response | None:
         return None
     attempts.note_wrong(address_of_request())
     return problem(401, detail="The admin token is not valid.", headers=_CHALLENGE)
+
+
+def check_reader(attempts: Attempts) -> Response | None:
+    """Like :func:`check_admin`, but the internal token is good for looking, too."""
+    if admin_token() is not None and "Authorization" not in request.headers:
+        try:
+            if judge_request() is Verdict.ACCEPTED:
+                return None
+        except TokenError:
+            return problem(503, detail="The server cannot check credentials at the moment.")
+    return check_admin(attempts)
+
+
+def shows_admin_token() -> bool:
+    """Whether somebody who may look may also act; to be asked when they have been let in."""
+    return "Authorization" in request.headers
 
 
 def check_attempt(attempts: Attempts) -> Response | None:

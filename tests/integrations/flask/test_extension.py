@@ -24,9 +24,7 @@ def inside() -> str:
 class TestOptions:
     def test_an_unknown_option_is_named(self) -> None:
         """A slip of the pen is told by name, with the options there are."""
-        with pytest.raises(
-            TypeError, match=r"no option 'request_deadlin'; it has admin, admin_prefix"
-        ):
+        with pytest.raises(TypeError, match=r"no option 'request_deadlin'; it has admin, admin_prefix"):
             ServiceUtils(request_deadlin=3)
 
     @pytest.mark.parametrize("name", ["error_handlers", "context", "degraded_header", "trust_deadline"])

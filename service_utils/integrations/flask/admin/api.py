@@ -6,15 +6,22 @@ import functools
 import logging
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, Flask, Response, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import Forbidden, HTTPException
 
 from service_utils.clock import SYSTEM, Clock
 from service_utils.dead_letters import LetterTooOld, UnknownLetter
 from service_utils.integrations.flask.admin.asked import Asked, BadField
-from service_utils.integrations.flask.operators import Attempts, check_admin, operator_of_request
+from service_utils.integrations.flask.operators import (
+    Attempts,
+    check_admin,
+    check_reader,
+    operator_of_request,
+    shows_admin_token,
+)
 from service_utils.integrations.flask.problems import problem
 from service_utils.operating import NotOffered, OperatorDesk, UnknownService
 
@@ -43,6 +50,7 @@ def admin_blueprint(
 ) -> Blueprint:
     """The admin API below a prefix, for ``Authorization: Bearer`` with the token of ``ADMIN_TOKEN``.
 
+    The internal token is good for looking, but not for acting and not for the bodies of letters.
     Without that variable all of it answers 404. Fields are taken from a JSON body or from the query string;
     every act needs a ``reason`` unless it only asks for another try. Who acts may say so in ``X-Operator``.
 
@@ -60,16 +68,19 @@ def admin_blueprint(
     attempts = Attempts(clock)
     blueprint = Blueprint("service_utils_admin", __name__, url_prefix=prefix.rstrip("/"))
     for rule, method, view in api.routes():
-        blueprint.add_url_rule(rule, view.__name__, _guarded(view, attempts), methods=[method])
+        check = check_reader if method == "GET" else check_admin
+        blueprint.add_url_rule(
+            rule, view.__name__, _guarded(view, partial(check, attempts)), methods=[method]
+        )
     return blueprint
 
 
-def _guarded(view: Callable[..., Any], attempts: Attempts) -> Callable[..., Response]:
+def _guarded(view: Callable[..., Any], check: Callable[[], Response | None]) -> Callable[..., Response]:
     """Only for operators; never cached; errors of the desk as problem JSON."""
 
     @functools.wraps(view)
     def guarded(**places: str) -> Response:
-        response = check_admin(attempts) or _answered(view, places)
+        response = check() or _answered(view, places)
         response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -182,6 +193,8 @@ class _Api:
 
     def letter(self, letter_id: str) -> dict[str, Any]:
         whole = Asked("body").flag("body")
+        if whole and not shows_admin_token():
+            raise Forbidden("The body is users' data: the admin token is needed to see it.")
         return self._desk.letters.show(letter_id, by=operator_of_request() if whole else None)
 
     def retry_letter(self, letter_id: str) -> dict[str, Any]:
