@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from prometheus_client import values
@@ -24,6 +24,7 @@ from service_utils.events import (
     RetryScheduled,
 )
 from service_utils.forks import guard
+from service_utils.health import HealthStatus
 from service_utils.http.context import bound_context
 from service_utils.integrations.prometheus import names
 from service_utils.integrations.prometheus.alone import Alone
@@ -37,6 +38,12 @@ _logger = logging.getLogger("service_utils")
 REJECTED = "rejected"
 _REFUSED_BY_CIRCUIT = "CircuitOpenError"
 _FAILURE, _BUDGET, _CALLER = Outcome.FAILURE, EndReason.BUDGET_EXHAUSTED, EndReason.CALLER_ERROR
+_USUAL_CHANGES = (
+    ("closed", "open"),
+    ("open", "half_open"),
+    ("half_open", "closed"),
+    ("half_open", "open"),
+)
 _TRACE_ID = 32  # hexadecimal digits, the second part of a traceparent
 
 Exemplar = dict[str, str] | None
@@ -124,17 +131,30 @@ class Counts:
             self._troubled = True
             _logger.error("Metrics cannot be counted; this is said once", exc_info=trouble)
 
-    def expect(self, service: str) -> None:
-        """Show a client's counters at zero before there is anything to count, so that the first is a rise."""
-        self.write(self._show, service)
+    def expect(self, services: Iterable[str], checks: Iterable[str]) -> None:
+        """Show clients and checks at zero before there is anything to count.
 
-    def _show(self, service: str) -> None:
+        For Prometheus only what is higher than before is a rise, and so the first of its kind would be lost.
+        """
+        for service in services:
+            self.write(self._show_service, service)
+        for check in checks:
+            self.write(self._show_check, check)
+
+    def _show_service(self, service: str) -> None:
         for outcome in (*Outcome, REJECTED):
             self._requests.of(service, str(outcome))
-        for there, then in (("closed", "open"), ("open", "half_open"), ("half_open", "closed")):
+        for there, then in _USUAL_CHANGES:
             self._transitions.of(service, there, then)
         for family in (self._retries, self._retry_budget, self._bulkhead_rejected_total, self._dlq_added):
             family.of(service)
+        for timed in (self._response_time, self._retry_delay, self._dlq_duration):
+            timed.of(service)
+
+    def _show_check(self, check: str) -> None:
+        self._health_duration.of(check)
+        for status in HealthStatus:
+            self._health_checks.of(check, status.value)
 
     def collect(self) -> list[Metric]:
         """All that this process has counted."""

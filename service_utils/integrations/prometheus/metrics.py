@@ -135,8 +135,8 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, one after the other."""
-        for name in self._states.registry().names():
-            self._counts.expect(name)
+        health = self._states.health
+        self._counts.expect(self._states.registry().names(), () if health is None else health.names())
         if self._by_workers is not None:
             yield from self._collect_of_all(self._by_workers)
             return
