@@ -39,6 +39,7 @@ from service_utils.integrations.flask import (
     protect,
 )
 from service_utils.integrations.prometheus import Metrics
+from service_utils.operating import AuditLog, SQLiteHistory
 from service_utils.profiles import current_profile
 from service_utils.sharing import leader_of, notes_of, shared_store
 
@@ -69,7 +70,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.url_map.strict_slashes = False
     app.extensions[EXTENSION] = parts
-    ServiceUtils(
+    extension = ServiceUtils(
         app,
         registry=parts.clients.registry,
         request_deadline=settings.request_deadline,
@@ -82,7 +83,11 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
             dead_letters=parts.dead_letters,
             health=parts.health,
         ),
+        history=SQLiteHistory(_folder(settings) / "history.sqlite3"),
+        audit=AuditLog(_folder(settings) / "audit.jsonl"),
+        record=settings.background,
     )
+    parts.background.recorder = extension.recorder
     protect(app, _limits(settings))
     app.register_error_handler(Refusal, Refusal.answer)
     app.register_error_handler(sqlite3.OperationalError, storage_unavailable)
@@ -98,7 +103,7 @@ def _assemble(settings: Settings, config: Mapping[str, Any] | None) -> Backend:
     profile = current_profile()
     ensure_token_configured()
     authenticate = authenticator(settings, profile)
-    folder = settings.var_dir / "backend"
+    folder = _folder(settings)
     registry = ServiceRegistry()
     dead_letters = DeadLetterQueue(SQLiteDeadLetters(folder / "dead_letters.sqlite3"), registry=registry)
     clients = Clients.build(settings, config, registry=registry, dead_letters=dead_letters)
@@ -131,6 +136,10 @@ def _assemble(settings: Settings, config: Mapping[str, Any] | None) -> Backend:
         replays=ReplayStore(folder / "replays.sqlite3", lease=lease),
         search=found,
     )
+
+
+def _folder(settings: Settings) -> Path:
+    return settings.var_dir / "backend"
 
 
 def _api() -> Blueprint:

@@ -1,4 +1,5 @@
-"""What the backend does besides answering: working off dead letters, and knowing how degraded it is."""
+"""What the backend does besides answering: working off dead letters, knowing how degraded it is, and
+keeping the history that operators see."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from flask import Flask
 from service_utils.dead_letters import DeadLetterWorker
 from service_utils.degradation import DegradationMonitor
 from service_utils.forks import guard
+from service_utils.operating import Recorder
 from service_utils.sharing import HostLeader
 
 __all__ = ["Background"]
@@ -28,11 +30,13 @@ class Background:
         worker: Sends kept letters again.
         monitor: Says how degraded the backend is.
         leader: Says which process leads; None where there is no other.
+        recorder: Keeps the history of the services for operators.
     """
 
     worker: DeadLetterWorker
     monitor: DegradationMonitor
     leader: HostLeader | None = None
+    recorder: Recorder | None = None
     _begun_in: int | None = None
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -54,6 +58,8 @@ class Background:
             if self._begun_in == os.getpid():
                 return
             self.monitor.start()
+            if self.recorder is not None:
+                self.recorder.start()
             self._begun_in = os.getpid()  # before it stands: it may be chosen at once
             if self.leader is None:
                 self.worker.start()
@@ -69,3 +75,5 @@ class Background:
         self._begun_in = None
         self.worker.stop()
         self.monitor.stop()
+        if self.recorder is not None:
+            self.recorder.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Flask
 
+from backend.admin_openapi import ADMIN_OPERATIONS
 from backend.models import (
     BalanceQuery,
     ChatRequest,
@@ -33,6 +34,7 @@ _MONEY = {
 }
 
 OPERATIONS = {
+    **ADMIN_OPERATIONS,
     "api.search.search": Operation(
         summary="Search a project's documents",
         answer="The best matches, who found them, and whether that was the second choice",

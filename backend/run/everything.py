@@ -13,7 +13,7 @@ from types import FrameType
 
 from backend.run.parts import BACKEND, NAMES, Part, PortError, check_ports, find_part, local_parts
 from backend.run.supervisor import StartError, Supervisor
-from backend.run.token import RunError, run_token
+from backend.run.token import RunError, admin_token_file, run_token
 
 __all__ = ["run_everything"]
 
@@ -70,7 +70,8 @@ def _introduce(parts: Sequence[Part], supervisor: Supervisor, environ: Mapping[s
                 *lines,
                 "Try:",
                 *(f"  {line}" for line in _examples(url, environ)),
-                f"End a part with kill -9 <pid>, ask again, and look at {url}/v1/api/status/services",
+                f"End a part with kill -9 <pid>, ask again, and look at {url}/status",
+                f"To act there, sign in with {_admin_token(environ)}",
                 "Ctrl-C stops everything.",
             ]
         )
@@ -85,6 +86,12 @@ def _examples(url: str, environ: Mapping[str, str]) -> list[str]:
         f'{post}/search -d \'{{"project_id": "demo", "query": "refunds"}}\'',
         f'{post}/chat -d \'{{"project_id": "demo", "message": "When are refunds paid?"}}\'',
     ]
+
+
+def _admin_token(environ: Mapping[str, str]) -> str:
+    # What was made for this run is in its environment by now: ask ours.
+    path = admin_token_file(os.environ)
+    return "your ADMIN_TOKEN" if path is None else f"the token in {path}"
 
 
 def _who(environ: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The internal token of a run, which parts started by hand find while the run lives."""
+"""The tokens of a run, internal and admin, which parts started by hand find while the run lives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["RunError", "living_run_token", "run_token", "var_dir"]
+__all__ = ["RunError", "admin_token_file", "living_run_token", "run_token", "var_dir"]
 
-_VARIABLES = ("INTERNAL_SERVICE_TOKEN", "INTERNAL_SERVICE_TOKEN_FILE")
+# By the file that has it: the variable it is for, and those with which a user has set one already.
+_TOKENS = {
+    "token": ("INTERNAL_SERVICE_TOKEN", ("INTERNAL_SERVICE_TOKEN", "INTERNAL_SERVICE_TOKEN_FILE")),
+    "admin-token": ("ADMIN_TOKEN", ("ADMIN_TOKEN",)),
+}
 
 
 class RunError(Exception):
@@ -25,10 +29,10 @@ def var_dir(environ: Mapping[str, str]) -> Path:
 
 @contextmanager
 def run_token(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The settings with which all parts of a run know each other, for as long as the block runs.
+    """The settings with which all parts of a run know each other, and operators, while the block runs.
 
-    A token that the user has set is used as it is. Else one is made and written to ``VAR_DIR/run/token``,
-    which only this user can read.
+    A token that the user has set is used as it is. Else one is made and written to ``VAR_DIR/run/token``, or
+    ``VAR_DIR/run/admin-token``, which only this user can read.
 
     Raises:
         RunError: Another run lives on the same data.
@@ -41,15 +45,16 @@ def run_token(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
     try:
         if not _lock(lock, fcntl.LOCK_EX):
             raise RunError(f"another run is using {folder.parent}: stop it, or set VAR_DIR to another folder")
-        if any(environ.get(variable) for variable in _VARIABLES):
-            yield {}
-            return
-        token = secrets.token_urlsafe(32)
-        _write_private(folder / "token", token)
+        made: dict[str, str] = {}
         try:
-            yield {"INTERNAL_SERVICE_TOKEN": token}
+            for name in _wanted(environ):
+                token = secrets.token_urlsafe(32)
+                _write_private(folder / name, token)
+                made[_TOKENS[name][0]] = token
+            yield made
         finally:
-            (folder / "token").unlink(missing_ok=True)
+            for name in _TOKENS:
+                (folder / name).unlink(missing_ok=True)
     finally:
         os.close(lock)
 
@@ -57,11 +62,23 @@ def run_token(environ: Mapping[str, str]) -> Iterator[dict[str, str]]:
 def living_run_token(environ: Mapping[str, str]) -> dict[str, str]:
     """The settings of :func:`run_token` for a part that joins a living run; empty when there are none."""
     folder = var_dir(environ) / "run"
-    if any(environ.get(variable) for variable in _VARIABLES) or not _lives(folder):
+    wanted = _wanted(environ)
+    if not wanted or not _lives(folder):
         return {}
-    with suppress(OSError):
-        return {"INTERNAL_SERVICE_TOKEN": (folder / "token").read_text("ascii")}
-    return {}
+    found = {}
+    for name in wanted:
+        with suppress(OSError):
+            found[_TOKENS[name][0]] = (folder / name).read_text("ascii")
+    return found
+
+
+def admin_token_file(environ: Mapping[str, str]) -> Path | None:
+    """Where the admin token of a run is; None where the user has set one."""
+    return var_dir(environ) / "run" / "admin-token" if "admin-token" in _wanted(environ) else None
+
+
+def _wanted(environ: Mapping[str, str]) -> list[str]:
+    return [name for name, (_, known) in _TOKENS.items() if not any(environ.get(each) for each in known)]
 
 
 def _lives(folder: Path) -> bool:

@@ -21,7 +21,7 @@ from tests.backend.running import RunningService, Services
 
 TOKEN = "the-internal-token-of-the-tests"
 
-CREDENTIALS = {"X-INTERNAL-TOKEN": TOKEN}
+CREDENTIALS = {"X-INTERNAL-TOKEN": TOKEN, "Authorization": f"Bearer {TOKEN}"}
 
 quickly = settings(
     max_examples=12,
@@ -39,6 +39,7 @@ def apps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Flask]]
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         environment.setenv("INTERNAL_SERVICE_TOKEN", TOKEN)
+        environment.setenv("ADMIN_TOKEN", TOKEN)
         ledger = billing.create_app(folder / "billing", starting_balance=1_000_000)
         stack.callback(ledger.extensions["billing"].close)
         apps = {
@@ -68,6 +69,24 @@ def operations(apps: dict[str, Flask]) -> dict[str, Any]:
 
 
 OPERATIONS = [
+    "backend: GET /admin/reliability/audit",
+    "backend: GET /admin/reliability/circuit-breakers",
+    "backend: GET /admin/reliability/circuit-breakers/{name}",
+    "backend: POST /admin/reliability/circuit-breakers/{name}/disable",
+    "backend: POST /admin/reliability/circuit-breakers/{name}/force-open",
+    "backend: POST /admin/reliability/circuit-breakers/{name}/probe",
+    "backend: POST /admin/reliability/circuit-breakers/{name}/reset",
+    "backend: GET /admin/reliability/config",
+    "backend: GET /admin/reliability/degradation",
+    "backend: POST /admin/reliability/degradation/clear",
+    "backend: POST /admin/reliability/degradation/set-level",
+    "backend: GET /admin/reliability/dlq",
+    "backend: POST /admin/reliability/dlq/purge",
+    "backend: POST /admin/reliability/dlq/retry",
+    "backend: GET /admin/reliability/dlq/{letter_id}",
+    "backend: POST /admin/reliability/dlq/{letter_id}/retry",
+    "backend: GET /admin/reliability/overview",
+    "backend: GET /admin/reliability/reports/reliability",
     "backend: GET /admin/service-status",
     "backend: GET /health",
     "backend: GET /health/circuit-breakers",
@@ -153,6 +172,7 @@ def test_strange_headers(name: str, operations: dict[str, Any], apps: dict[str, 
     operation, app = operations[name], apps[name.partition(":")[0]]
     path = operation.path.replace("{user}", "u").replace("{sha}", "0" * 40)
     path = path.replace("{project_id}", "p").replace("{file_path}", "a.txt")
+    path = path.replace("{name}", "chroma").replace("{letter_id}", "0" * 26)
 
     @quickly
     @given(

@@ -129,6 +129,14 @@ def test_a_part_that_is_killed_is_named_and_can_come_back(start: Start, environ:
     token_file = Path(environ["VAR_DIR"], "run/token")
     assert stat.S_IMODE(token_file.stat().st_mode) == 0o600
     assert token_file.read_text() not in run.output
+    admin_file = Path(environ["VAR_DIR"], "run/admin-token")
+    assert f"sign in with the token in {admin_file}" in run.output
+    assert stat.S_IMODE(admin_file.stat().st_mode) == 0o600
+    assert admin_file.read_text() not in run.output
+    bearer = {"Authorization": f"Bearer {admin_file.read_text()}"}
+    config = requests.get(url(environ, "/admin/reliability/config"), headers=bearer, timeout=30)
+    assert sorted(config.json()["services"]) == ["billing", "chroma", "filesystem", "git"]
+    assert requests.get(url(environ, "/status"), timeout=30).status_code == 200
 
     examples = [line for line in run.output.splitlines() if line.startswith("  curl ")]
     assert len(examples) == 3
@@ -159,6 +167,7 @@ def test_a_part_that_is_killed_is_named_and_can_come_back(start: Start, environ:
     assert run.wait() == 0
     assert [name for name, pid in pids.items() if alive(pid)] == []
     assert not token_file.exists()
+    assert not admin_file.exists()
     assert again.process.poll() is None
     again.process.terminate()
     assert again.wait() == 0
@@ -281,14 +290,24 @@ def test_part_that_cannot_start_is_named(start: Start, environ: dict[str, str]) 
 
 def test_own_token_is_neither_replaced_nor_written(start: Start, environ: dict[str, str]) -> None:
     """A token that the user has set is the one in force, and stays out of files and output."""
-    run = start(**elsewhere("chroma", "filesystem", "git"), INTERNAL_SERVICE_TOKEN="my-own-secret")
+    run = start(
+        **elsewhere("chroma", "filesystem", "git"),
+        INTERNAL_SERVICE_TOKEN="my-own-secret",
+        ADMIN_TOKEN="my-own-word",
+    )
     run.wait_for("Ctrl-C stops everything.")
 
     balance = environ["BILLING_SERVER_URL"] + "/balance/dev"
     assert requests.get(balance, headers={"X-INTERNAL-TOKEN": "my-own-secret"}, timeout=10).status_code == 200
     assert requests.get(balance, timeout=10).status_code == 401
     assert not Path(environ["VAR_DIR"], "run/token").exists()
+    assert not Path(environ["VAR_DIR"], "run/admin-token").exists()
+    bearer = {"Authorization": "Bearer my-own-word"}
+    assert (
+        requests.get(url(environ, "/admin/reliability/config"), headers=bearer, timeout=30).status_code == 200
+    )
     assert "my-own-secret" not in run.output
+    assert "my-own-word" not in run.output
 
 
 @pytest.mark.parametrize(
