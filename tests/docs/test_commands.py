@@ -67,8 +67,9 @@ def test_modules(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_gunicorn(page: Path) -> None:
+def test_gunicorn(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """gunicorn knows the options that are given to it, and the settings of the configuration file."""
+    monkeypatch.chdir(tmp_path)  # it may make folders
     for arguments in arguments_of(page, "gunicorn"):
         Config().parser().parse_args(arguments)
     for block in blocks(page):
@@ -76,7 +77,8 @@ def test_gunicorn(page: Path) -> None:
             values: dict[str, Any] = {}
             exec(block.code, values)
             for name, value in values.items():
-                if not name.startswith("__"):
+                imported = getattr(value, "__module__", "builtins") != "builtins"
+                if not name.startswith("__") and (name in Config().settings or not imported):
                     Config().set(name, value)
 
 

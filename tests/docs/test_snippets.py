@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,8 +70,9 @@ def _answer(request: requests.PreparedRequest) -> tuple[int, dict[str, str], str
 
 
 @pytest.fixture
-def process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def process_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What a snippet leaves in the process is gone after it, and nobody really waits between two attempts."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(SystemClock, "sleep", lambda _clock, _seconds: None)
     monkeypatch.setattr(events, "_subscribers", events._subscribers)
     yield
