@@ -7,7 +7,7 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run run-production test lint format demo docs bench chaos torture clean
+.PHONY: help run run-production test lint format demo docs bench chaos torture screenshots clean
 
 VENV ?= .venv
 PYTHON ?=
@@ -56,6 +56,9 @@ chaos: $(VENV)/.for-work  ## charge 10,000 times while the network breaks and pr
 
 torture: $(VENV)/.for-work  ## share circuits for a minute while processes are killed and files spoiled; TORTURE_SEED= repeats a run
 	TORTURE_SECONDS=$${TORTURE_SECONDS:-60} $(BIN)/python -m pytest -q -s -p no:logging tests/torture $(ARGS)
+
+screenshots: $(VENV)/.for-work  ## take the pictures of the status page in docs/img; needs chromium
+	$(BIN)/python -m tests.browser.screenshots docs/img $(ARGS)
 
 clean:  ## remove the virtual environment, caches and build output; keeps var/
 	rm -rf $(VENV) .bench-venvs build dist *.egg-info htmlcov .coverage .coverage.* coverage.xml

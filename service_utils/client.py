@@ -62,6 +62,7 @@ from service_utils.policies.gate import RetryAfterGate
 from service_utils.policies.rate_limit import RateLimit, RateLimiter
 from service_utils.policies.retry import PER_CLIENT, RetryPolicy
 from service_utils.policies.store import BreakerStore
+from service_utils.probe_times import probe_times_of
 from service_utils.probing import Prober
 from service_utils.registry import ServiceRegistry, default_registry
 from service_utils.sharing import host_counts, leader_of, shared_store
@@ -211,7 +212,9 @@ class ResilientServiceClient:
         self._tokens = None if provider is None else TokenKeeper(provider, self.name, service_name)
         leader = leader_of(self.store)
         leads = None if leader is None else leader.leads
-        self._prober = Prober(self, self._clock, leads=leads) if probe else None
+        self._prober = (
+            Prober(self, self._clock, leads=leads, times=probe_times_of(self.store)) if probe else None
+        )
         self.breaker = CircuitBreaker(
             self.name,
             pick_breaker(failure_threshold, recovery_timeout, breaker, self.timeout),
@@ -509,6 +512,7 @@ class ResilientServiceClient:
             "half_open_in_use": stats["half_open_in_use"],
             "recovery_timeout": stats["recovery_timeout"],
             "cooldown_remaining": stats["cooldown_remaining"],
+            "next_probe_in": self._next_probe_in(stats),
             "last_failure": stats["last_failure"],
             "last_success": stats["last_success"],
             "last_state_change": stats["last_state_change"],
@@ -520,6 +524,15 @@ class ResilientServiceClient:
             "rate_limit": None if self.rate_limiter is None else self.rate_limiter.get_status(),
             **counted,
         }
+
+    def _next_probe_in(self, stats: Mapping[str, Any]) -> float | None:
+        """Seconds until somebody asks whether the service is back; None while nobody knows, or need not."""
+        if stats["state"] != CircuitState.OPEN:
+            return None
+        if self._prober is None:  # the first call after the open time
+            return cast(float, stats["cooldown_remaining"])
+        at = self._prober.times.get(self.name)
+        return None if at is None else max(at - self._clock.monotonic(), 0.0)
 
     def reset(self) -> None:
         """Close the circuit by hand, and end the pause that a Retry-After has asked for."""

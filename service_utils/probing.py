@@ -21,6 +21,7 @@ from service_utils.events import CircuitChanged, CircuitState
 from service_utils.forks import in_child
 from service_utils.policies.breaker import CircuitBreaker
 from service_utils.policies.gate import RetryAfterGate
+from service_utils.probe_times import ProbeTimes
 
 __all__ = ["Probed", "Prober"]
 
@@ -72,6 +73,10 @@ class Prober:
         clock: Where the time comes from.
         interval: Seconds between two probes on average.
         leads: Whether this process is the one that probes; None where there is no other.
+        times: Where it says when it probes next; None for a place of its own.
+
+    Attributes:
+        times: That place.
     """
 
     ignores_refusals = True
@@ -83,7 +88,9 @@ class Prober:
         clock: Clock,
         interval: float = INTERVAL,
         leads: Callable[[], bool] | None = None,
+        times: ProbeTimes | None = None,
     ) -> None:
+        self.times = ProbeTimes() if times is None else times
         self._client = weakref.ref(client)
         self._clock = clock
         self._interval = interval
@@ -153,10 +160,15 @@ class _Watch:
 
     def run(self) -> None:
         """Wait and ask, until there is nothing left to find out."""
-        while True:
-            wait = self._next_wait()
-            if wait is None or wait_for(self._closed.wait, wait, self._clock) or not self._go_on():
-                return
+        try:
+            while True:
+                wait = self._next_wait()
+                if wait is None or wait_for(self._closed.wait, wait, self._clock) or not self._go_on():
+                    return
+        finally:
+            alive = self._alive()
+            if alive is not None:
+                alive[0].times.forget(alive[1].name)
 
     def _go_on(self) -> bool:
         """Probe, if that is for this process to do. Returns whether to go on."""
@@ -182,10 +194,14 @@ class _Watch:
         if generation != self._generation:
             self._generation, self._good = generation, 0
         if not prober._leads():
+            prober.times.forget(client.name)
             return _LOOK
         interval = min(prober._interval, breaker.config.recovery_timeout)
         wait = max(interval * (1 - _SPREAD + 2 * _SPREAD * prober._random()), client.gate.remaining())
-        return wait if self._hold(client, wait) or breaker.state is CircuitState.OPEN else None
+        still_open = self._hold(client, wait) or breaker.state is CircuitState.OPEN
+        if still_open:
+            prober.times.set(client.name, self._clock.monotonic() + wait)
+        return wait if still_open else None
 
     def _hold(self, client: Probed, wait: float) -> bool:
         """Keep calls from being tried until the next probe is over. Returns whether the spell lasts."""

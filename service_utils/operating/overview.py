@@ -63,8 +63,8 @@ def overview_of(
             "next_probe_at": None,
         }
         card["in_flight"] = _in_flight(status)
-        left = status.get("cooldown_remaining") or 0.0
-        if status.get("state") == CircuitState.OPEN and left > 0:
+        left = status.get("next_probe_in", status.get("cooldown_remaining"))
+        if left and status.get("state") == CircuitState.OPEN:
             # To the second: two looks at the same moment to come shall find the same.
             card["next_probe_at"] = (today + timedelta(seconds=left + 0.5)).replace(microsecond=0).isoformat()
         cards.append(card)

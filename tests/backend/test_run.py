@@ -8,68 +8,16 @@ import shlex
 import signal
 import socket
 import stat
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
 import pytest
 import requests
 
 from backend.run.parts import free_ports
+from tests.backend.commands import END_WITHIN, NAMES, START_WITHIN, Command, fresh_environ, url
 from tests.backend.waiting import eventually
-
-ROOT = Path(__file__).parents[2]
-NAMES = ("chroma", "filesystem", "billing", "git", "backend")
-START_WITHIN = 50.0
-END_WITHIN = 20.0
-
-
-class Command:
-    """A ``python -m backend`` under way, and what it has said so far."""
-
-    def __init__(self, environ: Mapping[str, str], out: Path, *arguments: str) -> None:
-        self._out = out
-        self._file: IO[bytes] = out.open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "backend", *arguments],
-            cwd=ROOT,
-            env=dict(environ),
-            stdin=subprocess.DEVNULL,
-            stdout=self._file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    @property
-    def output(self) -> str:
-        return self._out.read_text("utf-8")
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """The parts' process ids, as they were printed."""
-        return {
-            name: int(pid)
-            for name, pid in re.findall(r"^  (\w+) +http\S+ +pid (\d+)$", self.output, re.MULTILINE)
-        }
-
-    def wait_for(self, text: str, within: float = START_WITHIN) -> None:
-        try:
-            eventually(lambda: text in self.output or self.process.poll() is not None, within)
-        finally:
-            assert text in self.output, self.output
-
-    def wait(self) -> int:
-        return self.process.wait(END_WITHIN)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._file.close()
-
 
 Start = Callable[..., Command]
 
@@ -77,13 +25,7 @@ Start = Callable[..., Command]
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     """An environment with free ports and an empty folder for data."""
-    ports = free_ports(len(NAMES))
-    urls = {
-        f"{name.upper()}_SERVER_URL": f"http://127.0.0.1:{port}"
-        for name, port in zip(NAMES, ports, strict=True)
-    }
-    port = urls.pop("BACKEND_SERVER_URL").rpartition(":")[2]
-    return {**os.environ, **urls, "BACKEND_PORT": port, "VAR_DIR": str(tmp_path / "var")}
+    return fresh_environ(tmp_path)
 
 
 @pytest.fixture
@@ -113,10 +55,6 @@ def alive(pid: int) -> bool:
 def elsewhere(*names: str) -> dict[str, str]:
     """Settings with which these services are not started here."""
     return {f"{name.upper()}_SERVER_URL": f"http://{name}.example" for name in names}
-
-
-def url(environ: Mapping[str, str], path: str) -> str:
-    return f"http://127.0.0.1:{environ['BACKEND_PORT']}{path}"
 
 
 def test_a_part_that_is_killed_is_named_and_can_come_back(start: Start, environ: dict[str, str]) -> None:
