@@ -61,7 +61,10 @@ class ServiceUtils:
         self.desk = self._make_desk()
         leader = leader_of(shared_store())
         self.recorder = Recorder(
-            self.desk.registry, self.desk.history, leads=_always if leader is None else leader.leads
+            self.desk.registry,
+            self.desk.history,
+            leads=_always if leader is None else leader.leads,
+            clock=self.options.clock,
         )
         if app is not None:
             self.init_app(app)
@@ -124,7 +127,8 @@ class ServiceUtils:
             dead_letters=letters if isinstance(letters, DeadLetterQueue) else None,
             health=options.health,
             history=MemoryHistory() if options.history is None else options.history,
-            audit=AuditLog() if options.audit is None else options.audit,
+            audit=AuditLog(clock=options.clock) if options.audit is None else options.audit,
+            clock=options.clock,
         )
 
     def _record(self) -> None:

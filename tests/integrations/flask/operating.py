@@ -35,7 +35,7 @@ class Operated:
 
     def letter(self, **more: Any) -> str:
         """Put a letter into the queue; returns its id."""
-        return self.queue.add("chroma", "POST", "/snapshot?token=hunter2", json={"user": "ann"}, **more)
+        return self.queue.add("chroma", "POST", "/snapshot?token=hunter2", json={"user": "annika"}, **more)
 
 
 @contextmanager

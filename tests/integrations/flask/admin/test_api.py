@@ -156,7 +156,7 @@ class TestLooking:
         text = get(http, path).text
         assert "hunter2" not in text
         assert TOKEN not in text
-        assert '"ann"' not in text
+        assert '"annika"' not in text
 
     def test_config(self, http: FlaskClient) -> None:
         """Limits, times and numbers of each service."""
@@ -295,7 +295,7 @@ class TestDegradation:
 
     def test_clearing(self, http: FlaskClient, parts: Operated) -> None:
         """The rules decide again."""
-        parts.monitor.override("severe", reason="x", author="ann")
+        parts.monitor.override("severe", reason="x", author="annika")
         assert post(http, "/degradation/clear").get_json()["level"] == "normal"
         assert parts.audit.entries()[0]["details"] == {"was_set": True}
 
@@ -340,7 +340,7 @@ class TestDeadLetters:
         assert "body" not in get(http, f"/dlq/{letter}").get_json()
         assert parts.audit.entries() == []
         shown = get(http, f"/dlq/{letter}?body=true").get_json()
-        assert json.loads(shown["body"]["content"]) == {"user": "ann"}
+        assert json.loads(shown["body"]["content"]) == {"user": "annika"}
         assert parts.audit.entries()[0]["action"] == "dlq.read"
         trouble(get(http, "/dlq/nobody"), 404)
 
