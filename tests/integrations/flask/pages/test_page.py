@@ -346,7 +346,7 @@ class TestActing:
         assert "annika" not in shown
         assert "annika" in http.get(f"/status/letters/{letter}?body=shown").text
         assert parts.audit.entries()[0]["action"] == "dlq.read"
-        assert "tried again" in act(http, f"/letters/{letter}", reason="fixed").headers["Location"]
+        assert "tried+again" in act(http, f"/letters/{letter}", reason="fixed").headers["Location"]
         act(http, "/letters", act="retry-all", status="pending", reason="fixed")
         assert parts.audit.entries()[0]["details"]["letters"] == 1
         act(http, "/letters", act="purge", status="", reason="test data")
