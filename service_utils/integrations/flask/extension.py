@@ -9,6 +9,7 @@ from flask import Flask
 
 from service_utils.dead_letters import DeadLetterQueue
 from service_utils.integrations.flask.admin import mount_admin
+from service_utils.integrations.flask.commands import mount_commands
 from service_utils.integrations.flask.degradation import mount_degradation
 from service_utils.integrations.flask.health import mount_health
 from service_utils.integrations.flask.inbound import Inbound
@@ -115,6 +116,8 @@ class ServiceUtils:
             mount_admin(app, self.desk, prefix=options.admin_prefix, clock=options.clock)
         if options.status_page is not None:
             mount_status_page(app, self.desk, path=options.status_page, clock=options.clock)
+        if options.cli:
+            mount_commands(app, self.desk)
         if options.metrics is not None:
             mount_metrics(app, options.metrics_path, options.metrics)
 

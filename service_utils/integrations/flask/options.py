@@ -16,6 +16,8 @@ from service_utils.operating import AuditLog, History
 
 __all__ = ["Options"]
 
+_SWITCHES = ("error_handlers", "context", "degraded_header", "trust_deadline", "admin", "cli", "record")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -39,6 +41,7 @@ class Options:
         admin: The admin API is there; it answers 404 while ``ADMIN_TOKEN`` is not set.
         admin_prefix: Where it is.
         status_page: Where the status page is; None for nowhere.
+        cli: ``flask services``, ``dlq``, ``degradation`` and ``reliability`` are there.
         history: Where changes of state and counts are kept for the status page and the report; None keeps
             them in the memory of each process.
         record: They are kept: by a thread, which the first request of each process begins.
@@ -67,6 +70,7 @@ class Options:
     admin: bool = True
     admin_prefix: str = "/admin/reliability"
     status_page: str | None = "/status"
+    cli: bool = True
     history: History | None = None
     record: bool = True
     audit: AuditLog | None = None
@@ -75,7 +79,15 @@ class Options:
     clock: Clock = SYSTEM
 
     def __post_init__(self) -> None:
-        for name in ("error_handlers", "context", "degraded_header", "trust_deadline", "admin", "record"):
+        for name in (
+            "error_handlers",
+            "context",
+            "degraded_header",
+            "trust_deadline",
+            "admin",
+            "cli",
+            "record",
+        ):
             _check_switch(name, getattr(self, name))
         _check_paths(self.status_paths)
         _check_seconds("request_deadline", self.request_deadline)

@@ -66,6 +66,7 @@ class TestLooking:
             assert "default-src 'none'" in policy
             assert "unsafe" not in policy
             assert response.headers["X-Content-Type-Options"] == "nosniff"
+            response.close()
         text = http.get("/status").text
         assert re.findall(r"<script(?![^>]*\bsrc=)|\sstyle=|\son\w+=|javascript:|https?://", text) == []
 

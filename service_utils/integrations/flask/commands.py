@@ -1,0 +1,55 @@
+"""``flask services …`` and its sisters: the operators' commands for the app that Flask has loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+from flask import Flask
+from flask.cli import with_appcontext
+
+from service_utils.integrations.cli.groups import GROUPS
+from service_utils.integrations.cli.local import LocalDesk, login_name
+from service_utils.integrations.cli.running import seat_in
+from service_utils.operating import OperatorDesk
+
+__all__ = ["mount_commands"]
+
+_ALONE = (
+    "These are circuits of this command alone: those of the running app are not shared between processes. "
+    "Ask it by python -m service_utils --url …"
+)
+
+
+def mount_commands(app: Flask, desk: OperatorDesk) -> None:
+    """Give ``flask`` the commands of :mod:`service_utils.integrations.cli.groups`.
+
+    Args:
+        app: The app.
+        desk: What they show and do.
+    """
+    for group in GROUPS:
+        name = click.Option(["--as", "operator"], help="Who you are, for the audit log.")
+        app.cli.add_command(
+            click.Group(
+                group.name,
+                commands=group.commands,
+                help=group.help,
+                params=[name],
+                callback=with_appcontext(_sit_at(desk)),
+            )
+        )
+
+
+def _sit_at(desk: OperatorDesk) -> Callable[..., None]:
+    @click.pass_context
+    def sit(ctx: click.Context, operator: str | None) -> None:
+        def seat(_: click.Context) -> LocalDesk:
+            local = LocalDesk(desk, operator or login_name())
+            if ctx.info_name == "services" and local.alone:
+                click.echo(_ALONE, err=True)
+            return local
+
+        seat_in(ctx, seat)
+
+    return sit
