@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from service_utils.integrations.prometheus import names
 from service_utils.integrations.prometheus.names import Spec
-from tests.deploy.tools import PROMETHEUS, program
+from tests.deploy.tools import PROMETHEUS, ROOT, program
 
 RULES = PROMETHEUS / "rules.yml"
 TESTS = PROMETHEUS / "rules_test.yml"
@@ -26,6 +27,17 @@ ALERTS = [
     "RetryStorm",
     "SystemDegraded",
 ]
+
+PLACES = {
+    "circuit-flapping",
+    "circuit-stuck-open",
+    "dead-letters-growing",
+    "degradation",
+    "frequent-fallbacks",
+    "high-failure-rate",
+    "no-traffic",
+    "retry-storm",
+}
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -79,6 +91,19 @@ def test_each_alert_says_what_to_do() -> None:
         assert alert["labels"]["severity"] in ("critical", "warning"), name
         assert set(alert["annotations"]) == {"summary", "description", "runbook_url"}, name
         assert alert["annotations"]["runbook_url"].startswith("docs/runbook.md#"), name
+
+
+def test_the_runbook_has_a_place_for_each_alert() -> None:
+    """Who is woken by an alert finds what to do under the address it gives."""
+    places = {rule["annotations"]["runbook_url"].partition("#")[2] for rule in rules() if "alert" in rule}
+    assert places == PLACES
+    runbook = ROOT / "docs" / "runbook.md"
+    if not runbook.exists():
+        pytest.skip("docs/runbook.md is not written yet")
+    headings = re.findall(r"^#+ (.+)$", runbook.read_text("utf-8"), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", each.lower()).strip().replace(" ", "-") for each in headings}
+    named = set(re.findall(r'<a (?:id|name)="([^"]+)"', runbook.read_text("utf-8")))
+    assert places - anchors - named == set()
 
 
 def test_the_rules_use_metrics_that_exist() -> None:

@@ -21,6 +21,7 @@ from service_utils.degradation import DegradationLevel, DegradationMonitor, Rule
 from service_utils.events import HealthChecked, notify
 from service_utils.health import HealthChecker
 from service_utils.integrations.prometheus import Metrics
+from service_utils.integrations.shared_memory import SharedMemoryStore
 from service_utils.testing import FaultServer
 from tests.integrations.prometheus.pages import check_openmetrics, page_of
 
@@ -143,6 +144,40 @@ def level() -> Any:
     seen.append(page_of(metrics).value("system_degradation_level"))
     worker.kill()
     return [*seen, page_of(metrics).value("system_degradation_level")]
+
+
+def shared() -> Any:
+    """What workers share is true for all, whoever has decided it, and whoever of them lives."""
+    store = SharedMemoryStore(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]) / "circuits")
+    chroma = client(store=store)
+    common = DegradationMonitor(registry, monitor.rules, share=store)
+    together = Metrics(registry, degradation=common)
+    together.listen()
+
+    def look() -> list[Any]:
+        page = page_of(together)
+        (found,) = page.of("circuit_breaker_state")
+        changes = page.of("circuit_breaker_transitions_total").get(("closed", "chroma", "forced_open"))
+        return [found[1], page.value("system_degradation_level"), changes]
+
+    def decide() -> None:
+        chroma.breaker.force_open("x")
+        common.override("severe", reason="test", author="test")
+
+    seen = [look()]
+    bystander = Worker(lambda: None)
+    worker = Worker(decide)
+    seen.append(look())
+    worker.kill()
+    seen.append(look())
+    witness = Worker(look)  # has heard of it, and hears no more
+    common.clear_override(author="test")
+    chroma.reset()
+    seen.append(look())
+    bystander.kill()
+    witness.kill()
+    store.close()
+    return seen
 
 
 def health() -> Any:

@@ -18,6 +18,12 @@ SCENES = {
     "circuits": ["closed", "forced_open", "disabled", "closed", "forced_open", "closed"],
     "slots": [0.0, 2.0, 1.0, 0.0],
     "level": [0.0, 3.0, 0.0],
+    "shared": [
+        ["closed", 0.0, None],
+        ["forced_open", 3.0, 1.0],
+        ["forced_open", 3.0, 1.0],
+        ["closed", 0.0, 1.0],
+    ],
     "health": [None, 1.0, 0.0, None, 1.0],
     "twice": 2.0,
     "spoiled": [False, True],
