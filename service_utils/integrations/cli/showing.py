@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -59,7 +58,7 @@ def console() -> Console:
     plain = not sys.stdout.isatty()
     return Console(
         width=_WIDE if plain else None,
-        no_color=plain or bool(os.environ.get("NO_COLOR")),
+        no_color=True if plain else None,  # rich itself heeds NO_COLOR
         highlight=False,
         soft_wrap=plain,
         emoji=False,
