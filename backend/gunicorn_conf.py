@@ -15,7 +15,7 @@ from typing import Any
 
 from backend.context import EXTENSION
 from backend.run.parts import HOST, find_part
-from backend.run.single import log_level
+from backend.run.single import JSON, log_format, log_level
 from service_utils.integrations.prometheus.gunicorn import child_exit, metrics_folder
 from service_utils.sharing import VARIABLE
 
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 _WORKERS = 4
+_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 _CIRCUITS = "circuits"
 _METRICS = "metrics"
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -46,6 +47,12 @@ def _workers() -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise ValueError(f"WEB_CONCURRENCY={text!r}: must be a number of workers, 1 or more")
     return int(text)
+
+
+def _formatter() -> dict[str, Any]:
+    if log_format() == JSON:
+        return {"()": "service_utils.structured_logs.JSONFormatter"}
+    return {"()": "service_utils.structured_logs.TextFormatter", "fmt": _FORMAT}
 
 
 workers = _workers()
@@ -59,7 +66,7 @@ control_socket_disable = True
 logconfig_dict = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"}},
+    "formatters": {"line": _formatter()},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"level": log_level(), "handlers": ["stderr"]},
     "loggers": {

@@ -57,6 +57,7 @@ from service_utils.registry import (
     get_circuit_stats,
     reset_all_circuits,
 )
+from service_utils.structured_logs import configure_logging
 
 __version__ = "0.1.0"
 
@@ -113,6 +114,7 @@ __all__ = [
     "best_effort",
     "call_of",
     "collect_degradations",
+    "configure_logging",
     "current_profile",
     "default_registry",
     "exponential",

@@ -12,8 +12,11 @@ import threading
 import time
 
 from backend.run.parts import BACKEND, HOST, Part, check_ports
+from service_utils import configure_logging
 
-__all__ = ["log_level", "run_part"]
+__all__ = ["JSON", "log_format", "log_level", "run_part"]
+
+JSON = "json"
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 _THREADS = 16
@@ -39,7 +42,8 @@ def run_part(part: Part, lifeline: int | None = None, *, production: bool = Fals
         return
     if lifeline is not None:
         threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-    logging.basicConfig(level=log_level(), format=_FORMAT)
+    json = log_format() == JSON
+    configure_logging(json=json, level=log_level(), fmt=None if json else _FORMAT)
     check_ports([part])
     if part.name == BACKEND:
         _serve_backend(part)
@@ -116,3 +120,16 @@ def log_level() -> str:
         print(f"LOG_LEVEL={level!r}: must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL", file=sys.stderr)
         raise SystemExit(1)
     return level
+
+
+def log_format() -> str:
+    """``LOG_FORMAT``: ``text``, or ``json`` for one object per line.
+
+    Raises:
+        SystemExit: There is no such format; the reason stands on stderr.
+    """
+    found = os.environ.get("LOG_FORMAT", "").lower() or "text"
+    if found not in ("text", JSON):
+        print(f"LOG_FORMAT={found!r}: must be text or json", file=sys.stderr)
+        raise SystemExit(1)
+    return found

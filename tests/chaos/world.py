@@ -8,10 +8,24 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
+import requests
+
 from backend.auth import issue_token
 from backend.config import Settings
 from service_utils.testing import FaultProxy, faults
 from tests.chaos.processes import HOST, Hatchery, Mortal
+
+_SHOWN = (
+    "/status",
+    "/status/live",
+    "/status/report",
+    "/metrics",
+    "/health/detailed",
+    "/v1/api/status/services",
+    "/v1/api/openapi.json",
+    *(f"/admin/reliability/{each}" for each in ("overview", "circuit-breakers", "degradation", "dlq")),
+    *(f"/admin/reliability/{each}" for each in ("reports/reliability", "config", "audit")),
+)
 
 SERVICES = ("billing", "chroma", "filesystem", "git")
 
@@ -52,6 +66,11 @@ class World:
         self._stack = ExitStack()
         self._secret = secrets.token_hex(32)
         self._token = secrets.token_hex(16)
+        self._previous = secrets.token_hex(16)
+        self._admin = secrets.token_urlsafe(24)
+        self._llm_key = f"sk-{secrets.token_urlsafe(24)}"
+        self._llm_password = secrets.token_urlsafe(12)
+        self._tickets: set[str] = set()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -84,7 +103,35 @@ class World:
 
     def ticket(self, user: str) -> str:
         """A user's token."""
-        return issue_token(Settings.load({"AUTH_JWT_SECRET": self._secret}), user, 1.0)
+        ticket = issue_token(Settings.load({"AUTH_JWT_SECRET": self._secret}), user, 1.0)
+        self._tickets.add(ticket)
+        return ticket
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """All that nobody may read anywhere, by what it is; of users' tokens what makes them valid."""
+        signatures = {
+            f"ticket {number}": each.rpartition(".")[2] for number, each in enumerate(self._tickets)
+        }
+        return {
+            "internal token": self._token,
+            "previous internal token": self._previous,
+            "secret of users' tokens": self._secret,
+            "admin token": self._admin,
+            "key of the LLM": self._llm_key,
+            "password of the LLM": self._llm_password,
+            **signatures,
+        }
+
+    def look_at_everything(self) -> None:
+        """Have the backend show all it shows to operators, and keep that among the logs."""
+        folder = self.folder / "shown"
+        folder.mkdir()
+        headers = {"Authorization": f"Bearer {self._admin}"}
+        for number, path in enumerate(_SHOWN):
+            answer = requests.get(f"http://{HOST}:{self.backend.port}{path}", headers=headers, timeout=30)
+            assert answer.status_code == 200, path
+            (folder / str(number)).write_bytes(answer.content + repr(answer.headers).encode())
 
     def break_the_network(self, rate: float) -> None:
         """From now on, such a share of all exchanges suffers, and a third of it of those with the backend."""
@@ -121,6 +168,14 @@ class World:
 
     def _open(self, stack: ExitStack) -> None:
         environ = {**_ENVIRON, "INTERNAL_SERVICE_TOKEN": self._token, "AUTH_JWT_SECRET": self._secret}
+        environ |= {
+            "INTERNAL_SERVICE_TOKEN_PREVIOUS": self._previous,
+            "ADMIN_TOKEN": self._admin,
+            "LLM_API_KEY": self._llm_key,
+            "LLM_SERVER_URL": f"http://eve:{self._llm_password}@{HOST}:1/v1",  # nobody is there
+            "LLM_MODEL": "none",
+            "LLM_MAX_RETRIES": "1",
+        }
         environ["VAR_DIR"] = str(self.folder / "var")
         environ["PROJECTS_DIR"] = str(self.folder / "projects")
         hatchery = stack.enter_context(Hatchery(environ, self.folder))
