@@ -45,8 +45,10 @@ format: $(VENV)/.for-work  ## put the code into its form, repairing what can be 
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(VENV)/.for-work  ## check the pages: links lead somewhere, tables agree with the code
+docs: $(VENV)/.for-work  ## check the pages (links, tables, snippets) and build them into build/docs
 	$(BIN)/python -m pytest -q tests/test_docs.py $(wildcard tests/docs) $(ARGS)
+	$(BIN)/python -m sphinx -W -n -q -b html -c docs . build/docs
+	@echo 'The pages are in build/docs/docs/index.html'
 
 bench: $(VENV)/.for-work  ## measure what a call costs; writes docs/performance.md
 	$(BIN)/python -m benchmarks $(ARGS)
