@@ -117,7 +117,7 @@ class ServiceUtils:
         if options.status_page is not None:
             mount_status_page(app, self.desk, path=options.status_page, clock=options.clock)
         if options.cli:
-            mount_commands(app, self.desk)
+            mount_commands(app, self.desk, self.recorder)
         if options.metrics is not None:
             mount_metrics(app, options.metrics_path, options.metrics)
 

@@ -22,7 +22,7 @@ from service_utils.degradation import DegradationMonitor, rules_by_share
 from service_utils.integrations.cli.main import cli
 from service_utils.integrations.flask import ServiceUtils
 from service_utils.integrations.shared_memory import SharedMemoryStore
-from service_utils.operating import AuditLog
+from service_utils.operating import AuditLog, SQLiteHistory
 from service_utils.registry import ServiceRegistry
 from tests.in_thread import in_thread
 from tests.integrations.flask.operating import TOKEN, Operated, operated
@@ -340,6 +340,8 @@ class TestInFlask:
         )
         assert done.returncode == 0, done.stderr
         assert breaker.state == "forced_open"
+        (change,) = app.extensions["service_utils"].desk.changes()
+        assert (change["to"], change["name"]) == ("forced_open", "chroma")  # the page's timeline has it
         app.extensions["service_utils"].registry.close()
 
     def test_it_can_be_left_out(self) -> None:
@@ -378,6 +380,7 @@ def shared_app(folder: Path) -> tuple[Flask, AuditLog]:
         registry,
         record=False,
         audit=audit,
+        history=SQLiteHistory(folder / "history"),
         dead_letters=DeadLetterQueue(SQLiteDeadLetters(folder / "letters"), registry=registry),
         degradation=DegradationMonitor(registry, rules_by_share(), share=store),
     )
