@@ -65,7 +65,6 @@ class ServiceUtils:
             self.desk.registry,
             self.desk.history,
             leads=_always if leader is None else leader.leads,
-            clock=self.options.clock,
         )
         if app is not None:
             self.init_app(app)

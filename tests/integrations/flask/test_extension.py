@@ -14,6 +14,7 @@ from service_utils.integrations.flask import ServiceUtils, require_internal_toke
 from service_utils.integrations.flask.tokens import Verdict
 from service_utils.policies.fallback import mark_degraded
 from service_utils.registry import ServiceRegistry, default_registry
+from service_utils.testing import FakeClock
 
 
 def inside() -> str:
@@ -199,3 +200,13 @@ class TestParts:
         assert not app.after_request_funcs
         assert app.config["PROPAGATE_EXCEPTIONS"] is None
         assert app.test_client().get("/view").text == "None"
+
+    def test_the_history_goes_by_real_time(self) -> None:
+        """A test's clock, which stands still, holds no thread up: the thread ends when it is told to."""
+        app = self.make(clock=FakeClock())
+        app.test_client().get("/view")
+        recorder = app.extensions["service_utils"].recorder
+        thread = recorder._spell._thread
+        assert thread.is_alive()
+        recorder.stop()
+        assert not thread.is_alive()
