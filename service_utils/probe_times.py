@@ -6,6 +6,7 @@ import contextlib
 import json
 from weakref import WeakKeyDictionary
 
+from service_utils.forks import in_child
 from service_utils.policies.store import BreakerStore, StoreUnavailable
 from service_utils.sharing import HostNotes, notes_of
 
@@ -25,6 +26,7 @@ class ProbeTimes:
     def __init__(self, notes: HostNotes | None = None) -> None:
         self._notes = notes
         self._mine: dict[str, float] = {}
+        in_child(self._begin_in_child)
 
     def set(self, name: str, at: float) -> None:
         """A service will be probed then, by this process."""
@@ -45,6 +47,9 @@ class ProbeTimes:
             at = json.loads(self._notes.posted(_NOTE) or b"{}").get(name)
             return float(at) if isinstance(at, int | float) else None
         return None
+
+    def _begin_in_child(self) -> None:
+        self._mine = {}  # what the parent probes
 
     def _post(self) -> None:
         if self._notes is None:

@@ -48,6 +48,20 @@ def test_another_process_knows(store: SharedMemoryStore) -> None:
     assert ProbeTimes(notes_of(store)).get("chroma") is None
 
 
+def test_a_forked_child_begins_anew(store: SharedMemoryStore) -> None:
+    """It probes nothing yet, and does not take its parent's word back."""
+    times = probe_times_of(store)
+    times.set("chroma", 12.5)
+    times.set("git", 13.5)
+
+    def forget() -> None:
+        times.forget("chroma")
+
+    in_child(forget)
+    other = ProbeTimes(notes_of(store))
+    assert (other.get("chroma"), other.get("git")) == (12.5, 13.5)
+
+
 def test_all_clients_of_a_store_share_them(store: SharedMemoryStore) -> None:
     """One client's times do not drive out another's."""
     probe_times_of(store).set("chroma", 1.0)
