@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -283,3 +284,24 @@ def test_same_port_twice_is_told(start: Start, environ: dict[str, str]) -> None:
 
     assert run.wait() == 1
     assert "is given to both chroma and git" in run.output
+
+
+@pytest.mark.parametrize("mode", [[], ["--production"]], ids=["one", "workers"])
+def test_log_lines_can_be_json(start: Start, environ: dict[str, str], mode: list[str]) -> None:
+    """One object per line, with the id of the request that it was written for."""
+    run = start(
+        *mode,
+        **elsewhere("chroma", "filesystem", "billing", "git"),
+        LOG_FORMAT="json",
+        API_RETRY_MAX="1",
+        WEB_CONCURRENCY="2",
+    )
+    run.wait_for("Ctrl-C stops everything.")
+    asked = {"project_id": "demo", "query": "refunds"}
+    requests.post(url(environ, "/v1/api/search"), json=asked, headers={"X-Request-ID": "the-one"}, timeout=30)
+    run.wait_for('"request_id":"the-one"')
+    said = [line.partition("| ")[2] for line in run.output.splitlines() if line.startswith("backend ")]
+    lines = [json.loads(line) for line in said if line.startswith("{")]
+    found = next(line for line in lines if line.get("request_id") == "the-one")
+    assert found["service"] == "Chroma Server"
+    assert found["logger"].startswith("service_utils")

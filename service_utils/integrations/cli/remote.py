@@ -36,7 +36,8 @@ class RemoteDesk:
     def __init__(self, url: str, token: str, operator: str, timeout: float = 10.0) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise Trouble(f"--url: must be http://HOST[:PORT] or https://…, not {parts.scheme or url!r}…")
+            shown = url if "@" not in url else "one with credentials in it"
+            raise Trouble(f"--url: must be http://HOST[:PORT] or https://HOST[:PORT], not {shown}")
         self._root = url.rstrip("/") + _PREFIX
         self._timeout = timeout
         self._session = requests.Session()
