@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from waitress.server import create_server
 
+from tests.backend.waiting import eventually
 from tests.in_thread import in_thread
 from tests.integrations.flask.operating import TOKEN, Operated, operated
 
@@ -61,6 +62,19 @@ class Terminal:
             return False
         self.text += data.decode("utf-8", "replace")
         return bool(data)
+
+    def wait_until_it_waits(self) -> None:
+        """Until it sleeps and works no more: a signal a moment before is not noticed by Python's readline."""
+        seen: list[str] = []
+
+        def idle() -> bool:
+            seen.append(Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2])
+            states = [each.split() for each in seen[-5:]]
+            return len(states) == 5 and all(
+                each[0] == "S" and each[11:13] == states[0][11:13] for each in states
+            )
+
+        eventually(idle, within=PATIENCE)
 
     def type(self, text: str) -> None:
         """Answer a question."""
@@ -130,10 +144,12 @@ class TestQuestions:
             assert command.wait() == code
         assert parts.queue.stats()["letters"] == left
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes as Linux shows them")
     def test_ctrl_c_at_a_question(self, parts: Operated) -> None:
         """Nothing is done."""
         with terminal("services", "force-open", "chroma") as command:
             command.read_until("Reason")
+            command.wait_until_it_waits()
             command.process.send_signal(signal.SIGINT)
             assert command.wait() == 130
         assert parts.chroma.breaker.state == "closed"
