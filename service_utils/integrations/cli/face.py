@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-__all__ = ["Face", "Trouble"]
+__all__ = ["Face", "NotThere", "Trouble"]
 
 
 class Trouble(Exception):
     """What was asked for cannot be had; the message is a line for the operator."""
+
+
+class NotThere(Trouble):
+    """There is no such service, letter or part of the app."""
 
 
 class Face(Protocol):

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from service_utils.dead_letters import DeadLetterError, MemoryDeadLetters
-from service_utils.integrations.cli.face import Trouble
+from service_utils.dead_letters import DeadLetterError, MemoryDeadLetters, UnknownLetter
+from service_utils.integrations.cli.face import NotThere, Trouble
 from service_utils.operating import OperatingError, Operator, OperatorDesk
 
 __all__ = ["LocalDesk", "login_name"]
@@ -149,5 +149,7 @@ class LocalDesk:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (OperatingError, DeadLetterError, ValueError, TypeError, OSError, sqlite3.Error) as error:
+    except (OperatingError, UnknownLetter) as error:
+        raise NotThere(str(error)) from error
+    except (DeadLetterError, ValueError, TypeError, OSError, sqlite3.Error) as error:
         raise Trouble(str(error)) from error

@@ -119,7 +119,7 @@ class _Api:
 
     def routes(self) -> list[tuple[str, str, Callable[..., Any]]]:
         """Rule, method and view of each."""
-        one = "/circuit-breakers/<name>"
+        one = "/circuit-breakers/<path:name>"  # a stand-alone breaker may be named after a path
         return [
             ("/overview", "GET", self.overview),
             ("/circuit-breakers", "GET", self.circuits),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from flask import request
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 __all__ = ["Asked", "BadField"]
 
@@ -104,13 +105,25 @@ def _query() -> dict[str, Any]:
 def _body() -> dict[str, Any]:
     if request.method == "GET":
         return {}
-    # So that a body of any length is refused before it is read.
-    request.max_content_length = min(request.max_content_length or _LONGEST, _LONGEST)
-    if not request.get_data(cache=True):
+    data = _limited()
+    if not data:
         return {}
     if not request.is_json:
         raise UnsupportedMediaType("The body must be application/json.")
-    body = request.get_json()
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadRequest("The body is no JSON.") from None
     if not isinstance(body, dict):
         raise BadRequest("The body must be a JSON object.")
     return body
+
+
+def _limited() -> bytes:
+    """The body, of which no more is read than may be there, whether its length is said or not."""
+    if (request.content_length or 0) > _LONGEST:
+        raise RequestEntityTooLarge
+    data = request.stream.read(_LONGEST + 1)
+    if len(data) > _LONGEST:
+        raise RequestEntityTooLarge
+    return data

@@ -43,7 +43,7 @@ class Acts:
     def mount(self, blueprint: Blueprint) -> None:
         """Put them below the page."""
         for rule, view, method in (
-            ("/services/<name>", self.circuit, "POST"),
+            ("/services/<path:name>", self.circuit, "POST"),
             ("/degradation", self.level, "POST"),
             ("/letters", self.letters, "GET"),
             ("/letters", self.letters_act, "POST"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,6 +13,7 @@ from service_utils.operating.overview import is_sick
 
 __all__ = ["picture_of"]
 
+_NO_ID = re.compile(r"[^A-Za-z0-9_-]+")
 _WIDTH, _HEIGHT = 240, 36  # of a sparkline, in its own units
 
 # State: its word, what it means to who is on call, and the name of its shape.
@@ -43,6 +46,7 @@ def _card(card: Mapping[str, Any]) -> dict[str, Any]:
     word, meaning, shape = _STATES.get(str(card.get("state")), _UNKNOWN)
     return {
         **card,
+        "id": _id_of(str(card["name"])),
         "word": word,
         "meaning": meaning,
         "shape": shape,
@@ -52,6 +56,12 @@ def _card(card: Mapping[str, Any]) -> dict[str, Any]:
         "requests": card.get("requests") or {},
         "latency_ms": card.get("latency_ms") or {},
     }
+
+
+def _id_of(name: str) -> str:
+    """The name as part of an id of the page, which knows letters, digits, - and _ only."""
+    plain = _NO_ID.sub("-", name)
+    return plain if plain == name else f"{plain}-{zlib.crc32(name.encode('utf-8', 'surrogatepass')):x}"
 
 
 def _spark(series: Sequence[Sequence[int]]) -> dict[str, Any] | None:

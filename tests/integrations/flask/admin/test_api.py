@@ -224,6 +224,8 @@ class TestActingOnCircuits:
             ("reason=x", "application/x-www-form-urlencoded", 415),
             (json.dumps({"reason": "x" * 10_000}), "application/json", 413),
             (json.dumps({"reason": "x", "more": 1}), "application/json", 400),
+            ("[" * 4000, "application/json", 400),
+            ('{"reason": "x"', "application/json", 400),
         ],
     )
     def test_other_bodies(
@@ -233,6 +235,15 @@ class TestActingOnCircuits:
         path = f"{ROOT}/circuit-breakers/chroma/force-open"
         trouble(http.post(path, data=body, content_type=kind, headers=BEARER), status)
         assert parts.chroma.breaker.state == "closed"
+
+    def test_a_breaker_named_after_a_path(self, http: FlaskClient, parts: Operated) -> None:
+        """Those of protected routes are."""
+        registry = parts.app.extensions["service_utils"].registry
+        breaker = registry.get_circuit_breaker("route /v1/api/chat")
+        path = "/circuit-breakers/route%20%2Fv1%2Fapi%2Fchat"
+        assert get(http, path).get_json()["state"] == "closed"
+        assert post(http, f"{path}/force-open", {"reason": "x"}).status_code == 200
+        assert breaker.state == "forced_open"
 
     def test_a_probe(self, monkeypatch: pytest.MonkeyPatch, fault_server: FaultServer) -> None:
         """It tells how the service is; the circuit learns nothing of it."""

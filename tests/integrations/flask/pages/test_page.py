@@ -391,3 +391,17 @@ def test_an_app_with_a_token_of_its_own_clients(monkeypatch: pytest.MonkeyPatch)
         text = parts.app.test_client().get("/status").text
         assert "<img" not in text
         assert "a breaker/of its own" in text
+        ids = re.findall(r'id="(card-[^"]+)"', text)
+        assert len(ids) == len(set(ids)) == 8  # of each card and of its heading
+        assert all(re.fullmatch(r"[\w-]+", each) for each in ids)
+
+
+def test_a_breaker_named_after_a_path(http: FlaskClient, parts: Operated) -> None:
+    """Those of protected routes are; they can be acted on, too."""
+    breaker = parts.app.extensions["service_utils"].registry.get_circuit_breaker("route /v1/api/chat")
+    sign_in(http)
+    found = re.search(r'action="(/status/services/route[^"]+)"', http.get("/status").text)
+    assert found is not None
+    fields = {"form_token": form_token(http), "act": "force-open", "reason": "x"}
+    assert http.post(html.unescape(found.group(1)), data=fields).status_code == 303
+    assert breaker.state == "forced_open"
