@@ -10,6 +10,8 @@ import requests
 
 from service_utils.clock import SYSTEM
 from service_utils.errors import ResponseTooLarge
+from service_utils.events import FailureKind
+from service_utils.http.classify import classify_error
 from service_utils.http.options import SendOptions
 from service_utils.http.retry_after import parse_retry_after
 from service_utils.http.transport import SessionTransport
@@ -171,12 +173,15 @@ class RemoteDesk:
         """Why there is no answer."""
         if isinstance(error, ResponseTooLarge):
             return f"{self._root} answers with more than {_LONGEST // 2**20} MiB: is --url right?"
-        if isinstance(error, requests.Timeout) and not isinstance(error, requests.ConnectTimeout):
-            ambiguous = ""
-            if method == "POST":
-                ambiguous = " What was asked for may be done all the same; look before you repeat it."
-            return f"{self._root} has not answered within {self._timeout:g} s (--timeout).{ambiguous}"
-        return f"{self._root} cannot be reached: {_cause(error)}"
+        verdict = classify_error(error)
+        if verdict.never_sent or verdict.kind is FailureKind.CALLER:
+            return f"{self._root} cannot be reached: {verdict.detail}"
+        words = f"{self._root} has not answered within {self._timeout:g} s (--timeout)"
+        if verdict.kind is not FailureKind.TIMEOUT:
+            words = f"{self._root} has given no whole answer: {verdict.detail}"
+        if method == "GET":
+            return words
+        return f"{words}. What was asked for may be done all the same: look before you repeat it"
 
     def _understood(self, response: requests.Response) -> dict[str, Any]:
         if 300 <= response.status_code < 400:
@@ -249,17 +254,6 @@ def _part(what: str, text: str) -> str:
         Trouble: It would be another path: whoever sends ``dlq/./retry`` asks for ``dlq/retry``.
     """
     try:
-        if "/" not in text and "\\" not in text:
-            return segment(what, text)
-    except ValueError:
-        pass
-    raise NotThere(f"{what}={text[:_WORDS]!r}: there can be none of that name")
-
-
-def _cause(error: Exception) -> str:
-    """The words of the innermost cause, without objects' addresses."""
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
-    reason = getattr(error, "reason", None)
-    words = str(reason if isinstance(reason, Exception) else error)
-    return words.rpartition(">: ")[2] or type(error).__name__
+        return segment(what, text)
+    except ValueError as error:
+        raise NotThere(f"{what}={text[:_WORDS]!r}: there can be none of that name") from error
