@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from service_utils.integrations.cli.face import Face
+from service_utils.integrations.cli.face import Face, Trouble
 from service_utils.integrations.cli.running import (
     FINE,
     SICK,
+    Seconds,
     as_json_option,
     confirmed,
     needed_reason,
@@ -92,7 +93,7 @@ def retry(desk: Face, letter_id: str, force: bool, reason: str, as_json: bool) -
 @runs
 def retry_all(desk: Face, as_json: bool, yes: bool, **chosen: Any) -> int:
     """Have letters tried again; exit code 1 when there are none of these."""
-    confirmed(f"Have the {chosen['status']} letters of {chosen['service'] or 'all services'} tried?", yes=yes)
+    confirmed(f"Have all {_chosen(chosen)} tried again?", yes=yes)
 
     def one(service: str) -> int:
         done = desk.retry_all(service, chosen["status"], chosen["reason"], force=chosen["force"])
@@ -106,7 +107,7 @@ def retry_all(desk: Face, as_json: bool, yes: bool, **chosen: Any) -> int:
 @dlq.command()
 @_service
 @_status
-@click.option("--older-than", type=click.FloatRange(0), help="Only those kept longer than so many seconds.")
+@click.option("--older-than", type=Seconds(0), help="Only those kept longer than so many seconds.")
 @reason_option
 @click.option("--yes", is_flag=True, help="Do not ask back.")
 @as_json_option
@@ -114,7 +115,8 @@ def retry_all(desk: Face, as_json: bool, yes: bool, **chosen: Any) -> int:
 def purge(desk: Face, as_json: bool, yes: bool, reason: str | None, **chosen: Any) -> int:
     """Remove letters for good: what they were to do is not done."""
     why = needed_reason(reason)
-    confirmed("What these letters were to do will not be done. Remove them for good?", yes=yes)
+    question = f"What these letters were to do will not be done: all {_chosen(chosen)}"
+    confirmed(f"{question}. Remove them for good?", yes=yes)
 
     def one(service: str) -> int:
         return int(desk.purge(service, chosen["status"], chosen["older_than"], why)["letters"])
@@ -127,12 +129,32 @@ def purge(desk: Face, as_json: bool, yes: bool, reason: str | None, **chosen: An
 def _for_each_service(
     desk: Face, service: str | None, act: Callable[[str], int], quiet: bool, words: str
 ) -> int:
-    """Many letters take a while: service by service, so that it is to be seen how far it is."""
+    """Many letters take a while: service by service, so that it is to be seen how far it is.
+
+    Raises:
+        Trouble: With what was done before, where that was something.
+    """
     found = (
         [service] if service is not None else sorted(desk.letters(None, None, 1, None)["stats"]["services"])
     )
+    done = 0
     with progress(words, found, quiet) as names:
-        return sum(act(each) for each in names)
+        try:
+            for each in names:
+                done += act(each)
+        except Trouble as error:
+            if not done:
+                raise
+            raise Trouble(f"{error} (it was done with {_letters(done)} of other services before)") from error
+    return done
+
+
+def _chosen(chosen: dict[str, Any]) -> str:
+    """Which letters, in words."""
+    words = f"{chosen['status']} letters" if chosen["status"] else "letters"
+    words += f" of {chosen['service'] or 'all services'}"
+    age = chosen.get("older_than")
+    return words if age is None else f"{words} that were kept longer than {age:g} s"
 
 
 def _letters(number: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from service_utils.integrations.cli.face import Face
+from service_utils.integrations.cli.face import Face, Trouble
 from service_utils.integrations.cli.running import (
     FINE,
     SICK,
+    Seconds,
     as_json_option,
     needed_reason,
     reason_option,
@@ -22,6 +23,7 @@ from service_utils.integrations.cli.running import (
 __all__ = ["degradation", "reliability"]
 
 _LEVELS = ("normal", "minor", "moderate", "severe", "critical")
+_AN_HOUR = 3600.0
 
 
 @click.group()
@@ -53,19 +55,20 @@ def show_level(desk: Face, as_json: bool) -> int:
 @reason_option
 @click.option(
     "--expires-in",
-    type=click.FloatRange(0, min_open=True),
-    default=3600.0,
-    show_default=True,
-    help="Seconds until the rules decide again.",
+    type=Seconds(0, min_open=True),
+    help=f"Seconds until the rules decide again.  [default: {_AN_HOUR:g}]",
 )
-@click.option("--no-expiry", is_flag=True, help="Until it is cleared.")
+@click.option("--no-expiry", is_flag=True, help="Instead of that: until it is cleared.")
 @as_json_option
 @runs
 def set_level(
-    desk: Face, level: str, reason: str | None, expires_in: float, no_expiry: bool, as_json: bool
+    desk: Face, level: str, reason: str | None, expires_in: float | None, no_expiry: bool, as_json: bool
 ) -> int:
     """Set the level by hand."""
-    found = desk.set_level(level, needed_reason(reason), None if no_expiry else expires_in)
+    if no_expiry and expires_in is not None:
+        raise Trouble("--expires-in and --no-expiry: only one of them can be")
+    seconds = None if no_expiry else _AN_HOUR if expires_in is None else expires_in
+    found = desk.set_level(level, needed_reason(reason), seconds)
     show(as_json, found, _draw_level(found))
     return FINE
 

@@ -12,7 +12,7 @@ from service_utils.integrations.cli.face import Face, Trouble
 from service_utils.integrations.cli.groups import GROUPS
 from service_utils.integrations.cli.local import login_name
 from service_utils.integrations.cli.remote import RemoteDesk
-from service_utils.integrations.cli.running import INTERRUPTED, WRONG, seat_in
+from service_utils.integrations.cli.running import INTERRUPTED, LONGEST_WAIT, WRONG, Seconds, seat_in
 
 __all__ = ["main"]
 
@@ -37,7 +37,11 @@ Dead letters in a file of this machine: python -m service_utils dead-letters --h
 )
 @click.option("--as", "operator", help="Who you are, for the audit log. [default: your login name]")
 @click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Seconds."
+    "--timeout",
+    type=Seconds(0, LONGEST_WAIT, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Seconds until an answer must be there.",
 )
 @click.pass_context
 def cli(

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import click
 
-from service_utils.clock import SYSTEM
-from service_utils.integrations.cli.face import Face, Trouble
+from service_utils.integrations.cli.face import Face, NotThere, Trouble
 from service_utils.integrations.cli.running import (
     FINE,
+    LONGEST_WAIT,
     SICK,
     WRONG,
+    Seconds,
     as_json_option,
     needed_reason,
     progress,
     reason_option,
     runs,
     show,
-    showing_module,
 )
+from service_utils.integrations.cli.watching import keep_watching, lines_of_json, screen
 
 __all__ = ["services"]
 
@@ -44,49 +41,19 @@ def status(desk: Face, as_json: bool) -> int:
 
 
 @services.command()
-@click.option("--interval", type=click.FloatRange(0.2), default=2.0, show_default=True, help="Seconds.")
+@click.option("--interval", type=Seconds(0.2, LONGEST_WAIT), default=2.0, show_default=True, help="Seconds.")
 @click.option("--count", type=click.IntRange(1), help="End after so many pictures.")
+@as_json_option
 @runs
-def watch(desk: Face, interval: float, count: int | None) -> int:
-    """Show level, services and changes, again and again, until Ctrl-C (exit code 130)."""
-    showing = showing_module()
-    sick = False
-    with _screen(showing) as draw:
-        last: Any = None
-        since = ""
-        number = 0
-        while True:
-            try:
-                found = desk.overview()
-                last, since, sick = showing.overview_picture(found), "", bool(found["sick"])
-            except Trouble as error:
-                if last is None:
-                    raise
-                since = since or f"{SYSTEM.now():%H:%M:%S} UTC: {error}"
-            draw(last, since)
-            number += 1
-            if count is not None and number >= count:
-                return WRONG if since else SICK if sick else FINE
-            SYSTEM.sleep(interval)
+def watch(desk: Face, interval: float, count: int | None, as_json: bool) -> int:
+    """Show level, services and changes, again and again, until Ctrl-C (exit code 130).
 
-
-@contextmanager
-def _screen(showing: ModuleType) -> Iterator[Callable[[Any, str], None]]:
-    """Where pictures go: over each other on a terminal, one after the other elsewhere."""
-    from rich.console import Group
-    from rich.live import Live
-    from rich.text import Text
-
-    console = showing.console()
-
-    def whole(picture: Any, since: str) -> Any:
-        return Group(Text(f"Stale since {since}", style="bold red"), picture) if since else picture
-
-    if not sys.stdout.isatty():
-        yield lambda picture, since: console.print(whole(picture, since), Text())
-        return
-    with Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
-        yield lambda picture, since: live.update(whole(picture, since), refresh=True)
+    With --json each answer is a line of its own.
+    """
+    if as_json:
+        return keep_watching(desk, lines_of_json(), interval=interval, count=count)
+    with screen() as frame:
+        return keep_watching(desk, frame, interval=interval, count=count)
 
 
 def _add_act(name: str, words: str) -> None:
@@ -114,18 +81,25 @@ _add_act("disable", "Let all calls of a service through, until it is reset.")
 def probe(desk: Face, name: str | None, as_json: bool) -> int:
     """Ask a service's health path, or those of all; exit code 1 when one is unhealthy."""
     if name is not None:
-        found = [desk.probe(name)]
-    else:
-        found = []
-        with progress("Asking", list(desk.circuits()["services"]), as_json) as names:
-            for each in names:
-                found.append(_probed(desk, each))
+        one = desk.probe(name)
+        show(as_json, one, lambda showing: showing.probes_table([one]))
+        return FINE if one["healthy"] else SICK
+    found, code = [], FINE
+    with progress("Asking", list(desk.circuits()["services"]), as_json) as names:
+        for each in names:
+            answer, its_code = _probed(desk, each)
+            found.append(answer)
+            code = max(code, its_code)
     show(as_json, found, lambda showing: showing.probes_table(found))
-    return SICK if any(each["healthy"] is False for each in found) else FINE
+    return code
 
 
-def _probed(desk: Face, name: str) -> dict[str, Any]:
+def _probed(desk: Face, name: str) -> tuple[dict[str, Any], int]:
+    """What is known of one of many, and what that means for the exit code."""
     try:
-        return desk.probe(name)
-    except Trouble as error:  # such as one without a health path
-        return {"name": name, "healthy": None, "error": str(error)}
+        found = desk.probe(name)
+    except NotThere as error:  # such as one without a health path: it is not what was asked for
+        return {"name": name, "healthy": None, "error": str(error)}, FINE
+    except Trouble as error:
+        return {"name": name, "healthy": None, "error": str(error)}, WRONG
+    return found, FINE if found["healthy"] else SICK

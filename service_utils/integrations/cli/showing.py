@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service_utils.clock import SYSTEM
+from service_utils.integrations.cli.words import printable
 
 __all__ = [
     "circuits_table",
@@ -24,7 +24,6 @@ __all__ = [
     "overview_picture",
     "probes_table",
     "report_picture",
-    "write_json",
 ]
 
 _ROOMY = 120  # columns of a terminal from which on all columns of the services have room
@@ -53,10 +52,18 @@ _LEVELS = {
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
+class _Console(Console):
+    """A console that leaves it to the command what a reader who has gone means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Standard output: in colours on a terminal (unless ``NO_COLOR`` is set), plain and wide elsewhere."""
     plain = not sys.stdout.isatty()
-    return Console(
+    return _Console(
+        force_terminal=False if plain else None,  # FORCE_COLOR would put escape sequences into files
         width=_WIDE if plain else None,
         no_color=True if plain else None,  # rich itself heeds NO_COLOR
         highlight=False,
@@ -64,12 +71,6 @@ def console() -> Console:
         emoji=False,
         markup=False,
     )
-
-
-def write_json(value: object) -> None:
-    """For machines."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
-    sys.stdout.flush()
 
 
 def overview_picture(overview: Mapping[str, Any]) -> RenderableType:
@@ -107,15 +108,9 @@ def probes_table(probes: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = _table("SERVICE", "HEALTH", "CIRCUIT", "STATUS", "TOOK")
     table.add_column("ERROR", overflow="fold", ratio=1)
     for each in probes:
-        healthy = each.get("healthy")
-        word = {
-            True: ("✓ healthy", "green"),
-            False: ("✗ unhealthy", "bold red"),
-            None: ("– not asked", "dim"),
-        }
-        text, style = word[healthy]
+        text, style = _HEALTH[each.get("healthy")]
         table.add_row(
-            Text(each["name"], style="bold"),
+            _safe(each["name"], style="bold"),
             Text(text, style=style),
             _state(each["state"]) if "state" in each else _plain(None),
             _plain(each.get("status")),
@@ -128,7 +123,7 @@ def probes_table(probes: Sequence[Mapping[str, Any]]) -> RenderableType:
 def level_lines(level: Mapping[str, Any]) -> list[RenderableType]:
     """The level, since when, and why."""
     line = Text("Degradation: ")
-    line.append(level["level"], style=_LEVELS.get(level["level"], ""))
+    line.append(printable(level["level"]), style=_LEVELS.get(level["level"], ""))
     line.append(f", changed {_ago(level.get('since')).plain} ago")
     lines: list[RenderableType] = [line]
     override = level.get("override")
@@ -148,10 +143,10 @@ def letters_table(letters: Sequence[Mapping[str, Any]]) -> RenderableType:
     table.add_column("LAST ERROR", overflow="fold", ratio=1)
     for each in letters:
         table.add_row(
-            Text(each["id"]),
+            _safe(each["id"]),
             _plain(each["service"]),
             _plain(f"{each['method']} {each['path']}".strip() or each["kind"]),
-            Text(each["status"], style="red" if each["status"] == "dead" else ""),
+            _safe(each["status"], style="red" if each["status"] == "dead" else ""),
             _of(each["attempts"], each["max_retries"]),
             _ago(each["created_at"]),
             _plain(each["last_error"]),
@@ -168,14 +163,16 @@ def letter_lines(letter: Mapping[str, Any]) -> RenderableType:
         if name in ("body", "last_response"):
             continue
         pairs = value.items() if isinstance(value, Mapping) else ()
-        table.add_row(Text(name), _plain(", ".join(f"{key}: {each}" for key, each in pairs) or value or None))
+        table.add_row(
+            _safe(name), _plain(", ".join(f"{key}: {each}" for key, each in pairs) or value or None)
+        )
     parts: list[RenderableType] = [table]
     for name in ("body", "last_response"):
         content = letter.get(name)
         if content:
             parts += [
                 Text(),
-                Text(f"{name} ({content['encoding']})", style="bold"),
+                _safe(f"{name} ({content['encoding']})", style="bold"),
                 _safe(content["content"]),
             ]
     return Group(*parts)
@@ -186,7 +183,7 @@ def report_picture(report: Mapping[str, Any]) -> RenderableType:
     table = _table("SERVICE", "STATE", "CALLS", "SUCCESS", "OPENED", "OPEN FOR", "AVAILABLE", "MTTR")
     for name, each in report["services"].items():
         table.add_row(
-            Text(name, style="bold"),
+            _safe(name, style="bold"),
             _state(each["state"]),
             _plain(each["requests"].get("total")),
             _share(each["success_rate"]),
@@ -196,7 +193,7 @@ def report_picture(report: Mapping[str, Any]) -> RenderableType:
             _seconds(each["mttr_seconds"]),
         )
     since, until = (report[each][:16].replace("T", " ") for each in ("since", "generated_at"))
-    parts: list[RenderableType] = [Text(f"{since} to {until} UTC"), Text(), table]
+    parts: list[RenderableType] = [_safe(f"{since} to {until} UTC"), Text(), table]
     parts += [Text(), *(_safe(f"! {each}") for each in report["advice"])] if report["advice"] else []
     return Group(*parts)
 
@@ -222,9 +219,9 @@ def _table(*heads: str) -> Table:
     return table
 
 
-def _safe(text: str) -> Text:
+def _safe(text: str, style: str = "") -> Text:
     """What came from elsewhere cannot steer the terminal."""
-    return Text("".join(each if each.isprintable() or each == "\n" else "?" for each in text))
+    return Text(printable(text), style=style)
 
 
 def _plain(value: Any) -> Text:
@@ -233,7 +230,7 @@ def _plain(value: Any) -> Text:
 
 def _state(state: Any) -> Text:
     shape, word, style = _STATES.get(state, ("▲", str(state or "unknown"), "red"))
-    return Text(word if state in _LEVELS else f"{shape} {word}", style=_LEVELS.get(state, style))
+    return _safe(word if state in _LEVELS else f"{shape} {word}", style=_LEVELS.get(state, style))
 
 
 def _of(count: Any, limit: Any) -> Text:
@@ -291,7 +288,7 @@ class _Column(NamedTuple):
 
 
 _COLUMNS = (
-    _Column("SERVICE", lambda name, _: Text(name, style="bold")),
+    _Column("SERVICE", lambda name, _: _safe(name, style="bold")),
     _Column("STATE", lambda _, each: _state(each.get("state"))),
     _Column("FAILURES", lambda _, each: _of(each.get("failure_count"), each.get("failure_threshold"))),
     _Column("SINCE", lambda _, each: _ago(each.get("last_state_change"))),
