@@ -18,6 +18,7 @@ usage: python -m service_utils --url http://HOST:PORT services|dlq|degradation|r
 The first asks a running app over its admin API; it needs: pip install 'service-utils[cli]'
 The second works on a file of dead letters. Either tells more with --help.
 """
+_WITHOUT_CLICK = "Error: click is not installed, which this needs: pip install 'service-utils[cli]'\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        sys.stderr.write(_USAGE)
+        if given == ["--help"]:
+            sys.stdout.write(_USAGE)
+            return 0
+        sys.stderr.write(f"{_USAGE}\n{_WITHOUT_CLICK}")
         return 2
     return over_http(given)
 

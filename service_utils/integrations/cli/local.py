@@ -14,10 +14,10 @@ from service_utils.operating import OperatingError, Operator, OperatorDesk
 
 __all__ = ["LocalDesk", "login_name"]
 
-_ALONE = (
-    "would act on this command alone, because {what} not shared between processes: set "
-    "SERVICE_UTILS_SHARED_STATE, or ask the running app by python -m service_utils --url …"
-)
+_ALONE = "would act on this command alone, because {what} not shared between processes: {advice}"
+_ASK = "ask the running app by python -m service_utils --url …"
+_SHARE = f"set SERVICE_UTILS_SHARED_STATE, or {_ASK}"
+_KEEP = f"keep them in a file, or {_ASK}"
 
 
 def login_name() -> str:
@@ -45,10 +45,14 @@ class LocalDesk:
         except ValueError as error:
             raise Trouble(str(error)) from error
 
-    @property
-    def alone(self) -> bool:
-        """Whether the circuits seen here are this process's own."""
-        return any(each.store is None for each in self._desk.services.circuit_breakers().values())
+    def copies(self, group: str) -> str | None:
+        """What a group of commands shows that is this process's own, in words; None where all is shared."""
+        if group == "degradation":
+            return "a level" if self._owns_level() else None
+        if group == "dlq":
+            return "dead letters" if self._owns_letters() else None
+        breakers = self._desk.services.circuit_breakers().values()
+        return "circuits" if any(each.store is None for each in breakers) else None
 
     def overview(self) -> dict[str, Any]:
         """What people see first."""
@@ -64,7 +68,7 @@ class LocalDesk:
         """``reset``, ``force-open`` or ``disable`` a circuit; returns its status."""
         breaker = self._desk.services.circuit_breakers().get(name)
         if breaker is not None and breaker.store is None:
-            raise Trouble(f"{act} " + _ALONE.format(what="circuits are"))
+            raise Trouble(f"{act} " + _ALONE.format(what="circuits are", advice=_SHARE))
         acts = {"reset": self._desk.reset, "force-open": self._desk.force_open, "disable": self._desk.disable}
         with _told():
             return acts[act](name, reason=reason, by=self._by)
@@ -135,14 +139,20 @@ class LocalDesk:
             return self._desk.report()
 
     def _needs_shared_level(self, what: str) -> None:
-        monitor = self._desk.degradation
-        if monitor is not None and not monitor.shared:
-            raise Trouble(f"{what} " + _ALONE.format(what="the level is"))
+        if self._owns_level():
+            raise Trouble(f"{what} " + _ALONE.format(what="the level is", advice=_SHARE))
 
     def _needs_shared_letters(self, what: str) -> None:
+        if self._owns_letters():
+            raise Trouble(f"{what} " + _ALONE.format(what="dead letters are", advice=_KEEP))
+
+    def _owns_level(self) -> bool:
+        monitor = self._desk.degradation
+        return monitor is not None and not monitor.shared
+
+    def _owns_letters(self) -> bool:
         queue = self._desk.dead_letters
-        if queue is not None and isinstance(queue.store, MemoryDeadLetters):
-            raise Trouble(f"{what} " + _ALONE.format(what="dead letters are"))
+        return queue is not None and isinstance(queue.store, MemoryDeadLetters)
 
 
 @contextmanager

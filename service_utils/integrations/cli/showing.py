@@ -162,10 +162,10 @@ def letter_lines(letter: Mapping[str, Any]) -> RenderableType:
     for name, value in letter.items():
         if name in ("body", "last_response"):
             continue
-        pairs = value.items() if isinstance(value, Mapping) else ()
-        table.add_row(
-            _safe(name), _plain(", ".join(f"{key}: {each}" for key, each in pairs) or value or None)
-        )
+        words = value
+        if isinstance(value, Mapping):
+            words = ", ".join(f"{key}: {each}" for key, each in value.items())
+        table.add_row(_safe(name), _plain(words))
     parts: list[RenderableType] = [table]
     for name in ("body", "last_response"):
         content = letter.get(name)

@@ -17,8 +17,8 @@ from service_utils.operating import OperatorDesk, Recorder
 __all__ = ["mount_commands"]
 
 _ALONE = (
-    "These are circuits of this command alone: those of the running app are not shared between processes. "
-    "Ask it by python -m service_utils --url …"
+    "What is shown has {what} of this command alone: those of the running app are not shared between "
+    "processes. Ask it by python -m service_utils --url …"
 )
 
 
@@ -48,8 +48,9 @@ def _sit_at(desk: OperatorDesk, recorder: Recorder) -> Callable[..., None]:
     def sit(ctx: click.Context, operator: str | None) -> None:
         def seat(_: click.Context) -> LocalDesk:
             local = LocalDesk(desk, operator or login_name())
-            if ctx.info_name == "services" and local.alone:
-                click.echo(_ALONE, err=True)
+            copies = local.copies(ctx.info_name or "")
+            if copies is not None:
+                click.echo(_ALONE.format(what=copies), err=True)
             unsubscribe = subscribe(recorder.note)
             ctx.call_on_close(recorder.flush)
             ctx.call_on_close(unsubscribe)
