@@ -1,4 +1,4 @@
-"""What it costs a call to be seen: CPU time of the caller's thread, beside plain requests with its instrumentation.
+"""What it costs a call to be seen: CPU time of the caller's thread, beside plain requests and its spans.
 
     python -m benchmarks.observing
 
