@@ -170,11 +170,8 @@ def letter_lines(letter: Mapping[str, Any]) -> RenderableType:
     for name in ("body", "last_response"):
         content = letter.get(name)
         if content:
-            parts += [
-                Text(),
-                _safe(f"{name} ({content['encoding']})", style="bold"),
-                _safe(content["content"]),
-            ]
+            head = _safe(f"{name} ({content['encoding']})", style="bold")
+            parts += [Text(), head, _safe(content["content"])]
     return Group(*parts)
 
 
