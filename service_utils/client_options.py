@@ -41,7 +41,6 @@ __all__ = [
     "pick_name",
     "pick_retry",
     "pick_tokens",
-    "refuse_later_options",
 ]
 
 
@@ -292,14 +291,3 @@ def check_collaborators(*, session: Any, registry: Any, dead_letters: Any) -> No
         raise TypeError(f"registry={registry!r}: must be a ServiceRegistry")
     if dead_letters is not None and not callable(getattr(dead_letters, "add", None)):
         raise TypeError(f"dead_letters={dead_letters!r}: must have a method add()")
-
-
-def refuse_later_options(**options: object) -> None:
-    """Refuse what this version does not have yet, rather than ignore it.
-
-    Raises:
-        ValueError: One of them is given.
-    """
-    for name, value in options.items():
-        if value is not None and value is not False:
-            raise ValueError(f"{name}={value!r}: is not in this version")

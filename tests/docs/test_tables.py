@@ -71,18 +71,6 @@ def test_fields_of_policies(kind: type[Any]) -> None:
     ]
 
 
-def later(page: Path, heading: str) -> list[str]:
-    """The names that are not in this version, as a table says."""
-    return [code_in(row[0]) for row in table_rows(page, heading) if row[-1] == "not in this version"]
-
-
-@pytest.mark.parametrize("name", later(README, "The client"))
-def test_parameters_that_are_not_in_this_version(name: str) -> None:
-    """What the client cannot do yet it refuses."""
-    with pytest.raises(ValueError, match=f"{name}=.*not in this version"):
-        ResilientServiceClient("http://127.0.0.1:9", **{name: 1})
-
-
 def test_limits_of_the_services() -> None:
     """The table of time-outs for operators has the numbers the backend uses."""
     said = {
