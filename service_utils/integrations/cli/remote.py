@@ -22,7 +22,7 @@ __all__ = ["RemoteDesk"]
 
 _PREFIX = "/admin/reliability"
 _LONGEST = 16 * 2**20  # bytes of an answer; a report of many services has some hundred thousand
-_WORDS = 300  # characters of what a server says of itself
+_WORDS = 1000  # characters of what a server says of itself
 
 
 class RemoteDesk:
