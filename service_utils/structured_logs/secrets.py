@@ -38,7 +38,8 @@ _SUSPICIOUS = re.compile(
 )
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(://)[^/\s@\"']*@"), rf"\1{MASK}@"),
-    (re.compile(r"\beyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), MASK),
+    # Not in the middle of a word: a long text of such beginnings would be gone through from each of them.
+    (re.compile(r"(?<![\w-])eyJ[\w-]{5,}\.[\w-]{5,}\.[\w-]*"), MASK),
     (re.compile(r"\b(bearer|basic)\s+[\w+/=.~-]{6,}", re.IGNORECASE), rf"\1 {MASK}"),
     (
         re.compile(
@@ -98,6 +99,7 @@ class Secrets:
         self._known: tuple[frozenset[str], re.Pattern[str] | None] = (frozenset(), None)
         self._until = float("-inf")
         self._files: dict[str, tuple[tuple[int, int], str]] = {}
+        self._pattern()  # now: of two threads that log first, one would find nothing known yet
 
     def __repr__(self) -> str:
         return f"<Secrets: {len(self._known[0])} in use>"
@@ -128,9 +130,10 @@ class Secrets:
         now = self._clock.monotonic()
         if now >= self._until:
             self._until = now + _REFRESH  # before it is looked up: others need not do so meanwhile
-            values = frozenset(each for each in self._values() if len(each) >= _SHORTEST)
-            if values != self._known[0]:
-                self._known = values, _pattern_of(values)
+            with contextlib.suppress(RuntimeError):  # the environment was changed while it was gone through
+                values = frozenset(each for each in self._values() if len(each) >= _SHORTEST)
+                if values != self._known[0]:
+                    self._known = values, _pattern_of(values)
         return self._known[1]
 
     def _values(self) -> Iterator[str]:
