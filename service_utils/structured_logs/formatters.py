@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ __all__ = ["JSONFormatter", "TextFormatter"]
 _TEXT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 _TAKEN = frozenset({"timestamp", "level", "logger", "message", "process", "thread", "exception", "stack"})
 _NONE = "-"
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")  # all but the tabulator
 
 
 class JSONFormatter(logging.Formatter):
@@ -60,7 +62,7 @@ class JSONFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people. A line break in a message is shown as two characters; an exception follows below.
+    """A line for people. Line breaks and escapes in a message are shown as such; an exception follows below.
 
     Args:
         fmt: As :class:`logging.Formatter` takes it with ``%``; ``%(request_id)s`` and ``%(trace_id)s`` are
@@ -79,7 +81,7 @@ class TextFormatter(logging.Formatter):
         """The line without exception and stack."""
         context = _context()
         shown = logging.makeLogRecord(record.__dict__)
-        shown.message = _message(record).replace("\r", "\\r").replace("\n", "\\n")
+        shown.message = _CONTROL.sub(_escaped, _message(record))
         for name in ("request_id", "trace_id"):
             if getattr(record, name, None) is None:
                 setattr(shown, name, context.get(name, _NONE))
@@ -96,6 +98,11 @@ class TextFormatter(logging.Formatter):
         if record.stack_info:
             text += "\n" + self.formatStack(record.stack_info)
         return self._secrets.mask(text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """What would begin a new line, or steer a terminal, as Python writes it."""
+    return found[0].encode("unicode_escape").decode()
 
 
 def _timestamp(record: logging.LogRecord) -> str:

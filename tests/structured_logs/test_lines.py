@@ -160,11 +160,11 @@ class TestText:
         )
         token = bind_context(request_id="r1")
         try:
-            log().info("one\nINFO [r2] forged")
+            log().info("one\nINFO [r2] forged \x1b[2J")
         finally:
             unbind_context(token)
         log().info("two")
-        assert out.getvalue() == "INFO [r1] one\\nINFO [r2] forged\nINFO [-] two\n"
+        assert out.getvalue() == "INFO [r1] one\\nINFO [r2] forged \\x1b[2J\nINFO [-] two\n"
 
     def test_exceptions_follow(self, out: io.StringIO) -> None:
         """Below the line."""
